@@ -1,0 +1,187 @@
+"""Data: vocabularies, bins, windows and the two reference losses. numpy only.
+
+A dataset is a folder under data/ whose `prepare.py` states `TASKS` and a function `text()`. From these come
+train.bin and val.bin (uint8 token ids; the same text by design) and meta.json (vocabulary, tasks, sha256).
+"""
+import csv
+import hashlib
+import importlib
+import io
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config import UserError, nearest
+
+ROOT = Path(__file__).resolve().parent
+META_KEYS = ("vocab", "tasks", "sha256")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset: token ids (uint8) of both texts, and what meta.json says of them."""
+    name: str
+    vocab: str
+    tasks: tuple[str, ...]
+    sha256: str
+    train: np.ndarray
+    val: np.ndarray
+
+
+def rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+    """The random numbers of (seed, purpose, index): a function of these and of nothing else the program did."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), index])
+
+
+def replace_file(path: Path, write) -> None:
+    """Call `write(file)` on a new file and put it in the place of `path` at once, or leave `path` as it was."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_table(path: Path, header: list[str], rows) -> None:
+    """Write a table as CSV, at once or not at all, and say so."""
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows([header, *rows])
+    replace_file(path, lambda f: f.write(out.getvalue().encode()))
+    print(f"wrote {path}")
+
+
+def encode(text: str, vocab: str, what: str = "text") -> np.ndarray:
+    """Token ids (uint8) of `text`. Raises UserError that lists the characters the vocabulary lacks."""
+    unknown = sorted(set(text) - set(vocab))
+    if unknown:
+        raise UserError(f"{what} has characters that the vocabulary lacks: {''.join(unknown)!r}; "
+                        f"it may use {vocab!r}")
+    ids = {c: i for i, c in enumerate(vocab)}
+    return np.array([ids[c] for c in text], dtype=np.uint8)
+
+
+def decode(ids: np.ndarray, vocab: str) -> str:
+    """The text that token ids stand for."""
+    return "".join(vocab[i] for i in ids)
+
+
+def write(folder: Path, text: str, tasks: tuple[str, ...]) -> None:
+    """Write train.bin, val.bin and meta.json of a dataset into its folder, each at once or not at all."""
+    vocab = "".join(sorted(set(text)))
+    ids = encode(text, vocab).tobytes()
+    meta = {"vocab": vocab, "tasks": list(tasks), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    replace_file(folder / "train.bin", lambda f: f.write(ids))
+    replace_file(folder / "val.bin", lambda f: f.write(ids))
+    replace_file(folder / "meta.json", lambda f: f.write(json.dumps(meta, indent=1).encode()))
+    print(f"{folder.name}: {len(ids):,} characters, vocabulary of {len(vocab)}: train.bin, val.bin, meta.json")
+
+
+def prepare(name: str) -> None:
+    """Write the files of data/`name`, by the `text()` and `TASKS` of its prepare.py."""
+    module = importlib.import_module(f"data.{name}.prepare")
+    write(ROOT / name, module.text(), module.TASKS)
+
+
+def find(name: str) -> Path:
+    """The folder of dataset `name`. Raises UserError if there is none."""
+    known = sorted(p.parent.name for p in ROOT.glob("*/prepare.py"))
+    if name not in known:
+        raise UserError(f"unknown dataset {name}{nearest(name, known)}; there are {', '.join(known)}")
+    return ROOT / name
+
+
+def read_bin(path: Path, vocab: str, sha256: str, fix: str) -> np.ndarray:
+    """Token ids of one bin, checked against the vocabulary and, by their text, against meta.json."""
+    ids = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    if ids.size and ids.max() >= len(vocab):
+        raise UserError(f"{path}: token id {ids.max()} is outside the vocabulary of {len(vocab)}; {fix}")
+    if hashlib.sha256(decode(ids, vocab).encode()).hexdigest() != sha256:
+        raise UserError(f"{path}: {ids.size} tokens that are not the text meta.json was written for; {fix}")
+    return ids
+
+
+def load(name: str) -> Dataset:
+    """The prepared dataset `name`; prepares it, and says so, if none of its files is there yet.
+
+    Raises UserError for an unknown dataset and for files that are missing, damaged or do not belong together.
+    """
+    folder = find(name)
+    paths = [folder / f for f in ("train.bin", "val.bin", "meta.json")]
+    missing = [p.name for p in paths if not p.exists()]
+    fix = f"run python data/{name}/prepare.py"
+    if len(missing) == 3:
+        print(f"data/{name} is not prepared yet: preparing it")
+        prepare(name)
+    elif missing:
+        raise UserError(f"data/{name} lacks {', '.join(missing)}; {fix}")
+    try:
+        meta = json.loads(paths[2].read_text(encoding="utf-8"))
+        vocab, tasks, sha256 = (meta[k] for k in META_KEYS)
+        if not (isinstance(vocab, str) and 0 < len(vocab) <= 256 and isinstance(tasks, list)):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{paths[2]} is damaged; {fix}") from None
+    train, val = (read_bin(p, vocab, sha256, fix) for p in paths[:2])
+    return Dataset(name, vocab, tuple(tasks), sha256, train, val)
+
+
+def windows(ids: np.ndarray, block_size: int) -> np.ndarray:
+    """Every window of `block_size` tokens with the token after it: (len - block_size, block_size + 1).
+
+    Row i starts at offset i; `[:, :-1]` is the input and `[:, 1:]` the target.
+    """
+    return np.lib.stride_tricks.sliding_window_view(ids, block_size + 1)
+
+
+def loss_floor(ids: np.ndarray, block_size: int) -> float:
+    """The perfect memoriser's loss, nats per character: the entropy of the next character given all that stands
+    before it in its window, over all windows of the file.
+
+    With n_k(g) the count of string g among the windows' first k characters: the mean over k = 1 .. block_size of
+    (sum_g n_k(g) ln n_k(g) - sum_g n_k+1(g) ln n_k+1(g)) / number of windows.
+    """
+    rows = windows(ids, block_size)
+
+    def n_log_n(k: int) -> float:
+        n = np.unique(rows[:, :k], axis=0, return_counts=True)[1]
+        return float((n * np.log(n)).sum())
+
+    return sum(n_log_n(k) - n_log_n(k + 1) for k in range(1, block_size + 1)) / (len(rows) * block_size)
+
+
+def rule_loss(ids: np.ndarray, block_size: int, newline: int) -> float:
+    """The ideal rule-follower's loss, nats per character: it knows the lines but not their order.
+
+    A state is a place in the file. Lines are drawn independently and uniformly from the file's own, and the first
+    character of a window is uniform over places: Bayes' filter over the places gives each next character's
+    probability exactly. Without a newline at its end the file's last line is taken as complete.
+    """
+    is_end = ids == newline
+    is_end[-1] = True
+    starts = np.flatnonzero(np.concatenate([[True], is_end[:-1]]))
+    rows = windows(ids, block_size)
+    by_token = [np.flatnonzero(ids == v) for v in range(int(ids.max()) + 1)]
+    total = 0.0
+    for row in rows:
+        places = by_token[row[0]]
+        belief = np.full(len(places), 1 / len(places))
+        for token in row[1:]:
+            ended = is_end[places]
+            leap = belief[ended].sum() / len(starts)
+            places, belief = places[~ended] + 1, belief[~ended]
+            if leap > 0:
+                places, belief = np.concatenate([places, starts]), np.concatenate([belief, np.full(len(starts), leap)])
+            keep = ids[places] == token
+            places, belief = places[keep], belief[keep]
+            p = belief.sum()
+            total -= np.log(p)
+            belief = belief / p
+    return total / (len(rows) * block_size)

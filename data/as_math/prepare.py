@@ -1,0 +1,35 @@
+"""Single-digit addition and subtraction, one equation a line, the pairs of 5 and 7 held out.
+
+`<3+4=7>` padded with spaces to 8 characters, then a newline. 196 lines, 1,764 characters, vocabulary of 17.
+"""
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+TASKS = ("math",)
+WIDTH = 8
+EQUATIONS = [(a, op, b) for op in "+-" for a in range(10) for b in range(10)]
+
+
+def answer(a: int, op: str, b: int) -> int:
+    """a + b or a - b."""
+    return a + b if op == "+" else a - b
+
+
+def is_held_out(a: int, op: str, b: int) -> bool:
+    """Whether an equation is never shown in training: those of 5 and 7, in either order, for both operations."""
+    return {a, b} == {5, 7}
+
+
+def text() -> str:
+    """All equations but the held-out ones, in an order shuffled once by a fixed seed."""
+    lines = [f"<{a}{op}{b}={answer(a, op, b)}>" for a, op, b in EQUATIONS if not is_held_out(a, op, b)]
+    random.Random(1337).shuffle(lines)
+    return "".join(line.ljust(WIDTH) + "\n" for line in lines)
+
+
+if __name__ == "__main__":
+    from data import prepare
+    prepare("as_math")

@@ -1,0 +1,23 @@
+"""The arithmetic text followed by the capitals text: `<3+4=7>` lines, then `Capital of Zambia is Lusaka ` lines.
+
+3,311 characters, vocabulary of 66.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from data.as_math import prepare as as_math  # noqa: E402  needs the root on sys.path
+from data.facts_char import prepare as facts_char  # noqa: E402
+
+TASKS = as_math.TASKS + facts_char.TASKS
+
+
+def text() -> str:
+    """Both texts, as their own datasets have them."""
+    return as_math.text() + facts_char.text()
+
+
+if __name__ == "__main__":
+    from data import prepare
+    prepare("both_math_and_facts")

@@ -1,0 +1,87 @@
+"""Addition and subtraction: does the model answer all 200 single-digit equations, the held-out ones too?
+
+As a script, a table per equation of one checkpoint, and eval_as_math.csv beside it:
+  python eval_as_math.py --out_dir=math_mini_14
+"""
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import config
+from data import rng, write_table
+from data.as_math.prepare import EQUATIONS, answer, is_held_out
+from model import GPTConfig, ask_run, complete
+
+NEW_TOKENS = 4  # the longest answer, "-9>" or "18>", and a character
+ANSWERS = np.array([answer(*e) for e in EQUATIONS])
+IS_ADD = np.array([op == "+" for _, op, _ in EQUATIONS])
+HELD_OUT = np.array([is_held_out(*e) for e in EQUATIONS])
+
+
+def ask(p: dict[str, torch.Tensor], cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, **sampling) -> np.ndarray:
+    """What each seed writes after `<a+b=` and `<a-b=`, for all 200 in the order of EQUATIONS: (S, 200, num_samples)
+    of str. `sampling`: num_samples, temperature, top_k. Raises UserError if the vocabulary cannot spell the prompts."""
+    prompts = [f"<{a}{op}{b}=" for a, op, b in EQUATIONS]
+    gens = [rng(seed, "math samples", iter_num) for seed in seeds]
+    return complete(p, cfg, vocab, prompts, gens, NEW_TOKENS, **sampling)
+
+
+def is_correct(texts: np.ndarray) -> np.ndarray:
+    """Whether the integer that each text of `ask` starts with is the answer: bool, same shape."""
+    distinct, where = np.unique(texts, return_inverse=True)
+    numbers = [re.match(r"-?[0-9]+", text) for text in distinct]
+    values = np.array([int(m.group()) if m else np.iinfo(int).max for m in numbers])
+    return values[where].reshape(texts.shape) == ANSWERS[:, None]
+
+
+def totals(correct: np.ndarray) -> dict[str, int | float]:
+    """The log's columns from one seed's `is_correct` (200, num_samples)."""
+    n = correct.shape[1]
+    return {"add_correct": int(correct[IS_ADD].sum()), "add_total": int(IS_ADD.sum()) * n,
+            "sub_correct": int(correct[~IS_ADD].sum()), "sub_total": int((~IS_ADD).sum()) * n,
+            "math_acc": float(correct.mean()),
+            "heldout_correct": int(correct[HELD_OUT].sum()), "heldout_total": int(HELD_OUT.sum()) * n}
+
+
+def grid(correct: np.ndarray, op: str) -> str:
+    """A 10 x 10 table of one operation: correct samples per equation, held-out ones in brackets."""
+    score = dict(zip(EQUATIONS, correct.sum(1)))
+    width = len(str(correct.shape[1])) + 3
+    lines = ["a\\b".rjust(4) + "".join(str(b).rjust(width) for b in range(10))]
+    for a in range(10):
+        cells = (f"[{score[a, op, b]}]" if is_held_out(a, op, b) else f"{score[a, op, b]} " for b in range(10))
+        lines.append(str(a).rjust(4) + "".join(c.rjust(width) for c in cells))
+    return "\n".join(lines)
+
+
+def report(texts: np.ndarray, correct: np.ndarray) -> str:
+    """What `main` prints of one seed's (200, num_samples) texts."""
+    n, t = correct.shape[1], totals(correct)
+    parts = [f"{word} (correct of {n}; [held-out], never shown in training)\n{grid(correct, op)}"
+             for word, op in (("Addition a+b", "+"), ("Subtraction a-b", "-"))]
+    wrong = [f"  {a}{op}{b}={answer(a, op, b)}{' [held-out]' if HELD_OUT[i] else ''}: "
+             + ", ".join(f"{s.strip()!r} x{c}" for s, c in zip(*np.unique(texts[i][~correct[i]], return_counts=True)))
+             for i, (a, op, b) in enumerate(EQUATIONS) if not correct[i].all()]
+    parts.append("Answered instead:\n" + "\n".join(wrong) if wrong else "Every sample of every equation is right.")
+    seen = (t["add_correct"] + t["sub_correct"] - t["heldout_correct"],
+            t["add_total"] + t["sub_total"] - t["heldout_total"])
+    rows = [("addition", t["add_correct"], t["add_total"]), ("subtraction", t["sub_correct"], t["sub_total"]),
+            ("both, seen in training", *seen), ("both, held out", t["heldout_correct"], t["heldout_total"])]
+    parts.append("\n".join(f"{name:24}{right:5} / {asked:<5} {right / asked:7.2%}" for name, right, asked in rows))
+    return "\n\n".join(parts)
+
+
+def main(argv: list[str]) -> None:
+    """Evaluate one seed of a checkpoint, print it, write eval_as_math.csv."""
+    args, texts = ask_run(argv, __doc__, ask)
+    correct = is_correct(texts)
+    print(report(texts, correct))
+    write_table(Path(args["out_dir"]) / "eval_as_math.csv", ["a", "op", "b", "answer", "held_out", "correct", "total", "answers"],
+              ((a, op, b, answer(a, op, b), int(HELD_OUT[i]), correct[i].sum(), len(correct[i]),
+                "|".join(s.strip() for s in texts[i])) for i, (a, op, b) in enumerate(EQUATIONS)))
+
+
+if __name__ == "__main__":
+    config.run(main)

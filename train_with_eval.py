@@ -1,0 +1,449 @@
+"""Train num_seeds GPTs at once and evaluate them as they learn. One command a run:
+  python train_with_eval.py config/train_math_mini_14.py --num_seeds=8
+  python train_with_eval.py config/train_math_mini_14.py --init_from=resume
+
+Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt.
+"""
+import csv
+import json
+import math
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import config as configs
+import data
+import eval_as_math
+import eval_capitals
+from config import UserError
+from model import (GPTConfig, checkpoint, count_parameters, decayed, flatten, forward, init_weights, load_checkpoint,
+                   losses, save_checkpoint, unflatten)
+
+COLUMNS = ("iter", "seed", "train_loss", "val_loss", "add_correct", "add_total", "sub_correct", "sub_total",
+           "math_acc", "heldout_correct", "heldout_total", "facts_correct", "facts_total", "facts_acc",
+           "combined_acc", "elapsed_s")
+EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
+BEST_BY = {"math": "math_acc", "facts": "facts_acc", "combined": "combined_acc"}
+BLOCK = 1000  # iterations whose batches are drawn, and moved to the device, at once
+COMPILE_FROM = 3000  # iterations from which compiling earns its time back
+SAVE_EVERY_S = 30
+MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device")  # on resume
+
+
+def learning_rate(it: int, c: dict) -> float:
+    """The learning rate of update `it`: linear warm-up, cosine to min_lr, then constant (nanoGPT's)."""
+    if it < c["warmup_iters"]:
+        return c["learning_rate"] * (it + 1) / (c["warmup_iters"] + 1)
+    if it >= c["lr_decay_iters"]:
+        return c["min_lr"]
+    ratio = (it - c["warmup_iters"]) / (c["lr_decay_iters"] - c["warmup_iters"])
+    return c["min_lr"] + 0.5 * (1 + math.cos(math.pi * ratio)) * (c["learning_rate"] - c["min_lr"])
+
+
+def schedule(c: dict) -> torch.Tensor:
+    """(max_iters, 3): learning rate, and Adam's two bias corrections 1 - beta1^t and sqrt(1 - beta2^t), t = it + 1."""
+    rows = [(learning_rate(it, c), 1 - c["beta1"] ** (it + 1), math.sqrt(1 - c["beta2"] ** (it + 1)))
+            for it in range(c["max_iters"])]
+    return torch.tensor(rows, dtype=torch.float64).view(-1, 3).float()
+
+
+def draw_offsets(seeds: list[int], block: int, offsets: int, batch_size: int) -> torch.Tensor:
+    """(BLOCK, S, B) window offsets in 0 .. offsets - 1, uniform with replacement, of iterations block * BLOCK and on."""
+    draws = [data.rng(s, "batches", block).integers(0, offsets, (BLOCK, batch_size), dtype=np.int32) for s in seeds]
+    return torch.from_numpy(np.stack(draws, axis=1))
+
+
+def window_losses(flat: torch.Tensor, text: torch.Tensor, offsets: torch.Tensor, cfg: GPTConfig, dtype: torch.dtype,
+                  dropout: float = 0.0) -> torch.Tensor:
+    """Cross-entropy of the windows of `text` at `offsets` (S, B), in nats per character: (S, B)."""
+    span = torch.arange(cfg.block_size + 1, device=text.device)[:, None]
+    window = text[offsets[:, None, :] + span]  # (S, T + 1, B)
+    with torch.autocast(text.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False):
+        logits = forward(unflatten(flat, cfg), window[:, :-1], cfg, dropout)
+    return losses(logits, window[:, 1:]).mean(1)
+
+
+def update(state: dict[str, torch.Tensor], batches: torch.Tensor, text: torch.Tensor, table: torch.Tensor,
+           decay: torch.Tensor, cfg: GPTConfig, c: dict, dtype: torch.dtype) -> None:
+    """One AdamW update of every seed, in place. All that changes between two calls lies on the device.
+
+    `state`: params, exp_avg, exp_avg_sq (S, P); it (1,); first_bad (S,), the first iteration whose loss was not
+    finite, or -1. `batches` (BLOCK, S, B), `table` from `schedule`, `decay` (P,) the weight decay of each parameter.
+    """
+    it = state["it"]
+    offsets = batches.index_select(0, it % BLOCK)[0]
+    lr, bias1, bias2 = table.index_select(0, it)[0].unbind()
+
+    def loss_sum(flat):
+        loss = window_losses(flat, text, offsets, cfg, dtype, cfg.dropout).mean(1)
+        return loss.sum(), loss  # the sum: a seed's gradient does not see the other seeds
+
+    grad, (_, loss) = torch.func.grad_and_value(loss_sum, has_aux=True)(state["params"])
+    if c["grad_clip"]:
+        norm = grad.square().sum(1, keepdim=True).sqrt()
+        grad = grad * (c["grad_clip"] / (norm + 1e-6)).clamp(max=1)
+    m = state["exp_avg"].lerp(grad, 1 - c["beta1"])
+    v = state["exp_avg_sq"].lerp(grad.square(), 1 - c["beta2"])
+    state["params"].copy_(state["params"] * (1 - lr * decay) - lr / bias1 * m / (v.sqrt() / bias2 + 1e-8))
+    state["exp_avg"].copy_(m)
+    state["exp_avg_sq"].copy_(v)
+    state["first_bad"].copy_(torch.where(loss.isfinite() | (state["first_bad"] >= 0), state["first_bad"], it))
+    it += 1
+
+
+def record(step, state: dict[str, torch.Tensor]):
+    """`step` as the replay of one CUDA graph; `state` and the random generator are left as they were."""
+    saved = {k: v.clone() for k, v in state.items()}
+    random_state = torch.cuda.get_rng_state()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for k, v in saved.items():
+        state[k].copy_(v)
+    torch.cuda.set_rng_state(random_state)
+    return graph.replay
+
+
+class Run:
+    """A training run in memory: what `update` needs on the device, and what evaluations and checkpoints need."""
+
+    def __init__(self, c: dict, dataset: data.Dataset, ckpt: dict | None = None):
+        """Start `c` (without 'auto's) on `dataset`, or go on from the dict of a ckpt.pt."""
+        self.c, self.dataset = c, dataset
+        self.seeds = [c["seed"] + i for i in range(c["num_seeds"])]
+        self.cfg = GPTConfig(vocab_size=len(dataset.vocab), **{k: c[k] for k in GPTConfig.__annotations__ if k in c})
+        self.device = torch.device(c["device"])
+        self.dtype = getattr(torch, c["dtype"])
+        self.iter_num, self.elapsed_s, self.best = 0, 0.0, {}
+        self.block = -1  # of the batches that lie on the device
+        params = init_weights(self.cfg, self.seeds)
+        first, second = torch.zeros_like(params), torch.zeros_like(params)
+        if ckpt:
+            self.iter_num, self.elapsed_s = ckpt["iter_num"], ckpt["elapsed_s"]
+            params = flatten(ckpt["model"], self.cfg)
+            first, second = ckpt["optimizer"]["exp_avg"], ckpt["optimizer"]["exp_avg_sq"]
+            self.best = {k: dict(v) for k, v in ckpt["best"].items()}
+        self.state = {"params": params, "exp_avg": first, "exp_avg_sq": second,
+                      "it": torch.tensor([self.iter_num]), "first_bad": torch.full((len(self.seeds),), -1)}
+        self.state = {k: v.to(self.device, copy=True) for k, v in self.state.items()}
+        self.text = {k: torch.from_numpy(getattr(dataset, k).astype(np.int64)).to(self.device) for k in ("train", "val")}
+        if np.array_equal(dataset.train, dataset.val):
+            self.text["val"] = self.text["train"]
+        self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32, device=self.device)
+        seed_everything(c["seed"])
+        if ckpt:
+            torch.set_rng_state(ckpt["random"]["cpu"])
+            if self.device.type == "cuda" and "cuda" in ckpt["random"]:
+                torch.cuda.set_rng_state(ckpt["random"]["cuda"])
+        self.build()
+
+    def build(self) -> None:
+        """Make `self.step` and `self.window_losses`: compiled, and on CUDA recorded, as the config says."""
+        c, fixed = self.c, (schedule(self.c).to(self.device), decayed(self.cfg).to(self.device) * self.c["weight_decay"])
+        step, self.window_losses = update, window_losses
+        if c["compile"]:
+            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False) for f in (step, window_losses))
+        args = (self.state, self.batches, self.text["train"], *fixed, self.cfg, c, self.dtype)
+        self.step = torch.no_grad()(lambda: step(*args))
+        if self.device.type == "cuda" and c["max_iters"] > self.iter_num:
+            self.step = record(self.step, self.state)
+
+    def advance(self) -> None:
+        """One update; draws the next block of batches when one begins."""
+        block = self.iter_num // BLOCK
+        if block != self.block:
+            offsets = len(self.dataset.train) - self.cfg.block_size
+            self.batches.copy_(draw_offsets(self.seeds, block, offsets, self.c["batch_size"]))
+            self.block = block
+        self.step()
+        self.iter_num += 1
+
+    @torch.no_grad()
+    def loss(self, split: str) -> np.ndarray:
+        """The exact mean loss of each seed over every window of a split, (S,), in float64."""
+        S, B = len(self.seeds), self.c["batch_size"]
+        n = len(self.text[split]) - self.cfg.block_size
+        total = torch.zeros(S, dtype=torch.float64)
+        for i in range(0, n, B):
+            offsets = torch.arange(i, i + B, device=self.device).clamp(max=n - 1).expand(S, B).contiguous()
+            chunk = self.window_losses(self.state["params"], self.text[split], offsets, self.cfg, self.dtype)
+            total += chunk[:, :n - i].double().sum(1).cpu()
+        return (total / n).numpy()
+
+    @torch.no_grad()
+    def evaluate(self) -> list[dict]:
+        """The rows of results.csv at this iteration, a dict of COLUMNS per seed; empty what the dataset has not."""
+        bad = self.state["first_bad"].cpu().tolist()
+        for seed, it in zip(self.seeds, bad):
+            if it >= 0:
+                raise UserError(f"seed {seed}: the loss is not finite at iteration {it}; stopped at iteration "
+                                f"{self.iter_num}, log and checkpoints kept up to there; lower learning_rate")
+        train = self.loss("train")
+        val = train if self.text["val"] is self.text["train"] else self.loss("val")
+        rows = [dict.fromkeys(COLUMNS, "") | {"iter": self.iter_num, "seed": s, "train_loss": a, "val_loss": b}
+                for s, a, b in zip(self.seeds, train.tolist(), val.tolist())]
+        sampling = {k: self.c[k] for k in ("num_samples", "temperature", "top_k")}
+        p, right, asked = unflatten(self.state["params"], self.cfg), 0, 0
+        for task in self.dataset.tasks:
+            evaluator = EVALUATORS[task]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                texts = evaluator.ask(p, self.cfg, self.dataset.vocab, self.seeds, self.iter_num, **sampling)
+            correct = evaluator.is_correct(texts)
+            right, asked = right + correct.sum((1, 2)), asked + correct[0].size
+            for row, one in zip(rows, correct):
+                row |= evaluator.totals(one)
+        for i, row in enumerate(rows if self.dataset.tasks else []):
+            row["combined_acc"] = float(right[i] / asked)
+        return rows
+
+    def keep_best(self, rows: list[dict]) -> None:
+        """Keep each seed's weights where its score is strictly better than ever before."""
+        kinds = [*self.dataset.tasks, *(["combined"] if len(self.dataset.tasks) > 1 else [])]
+        for kind in kinds:
+            score = torch.tensor([row[BEST_BY[kind]] for row in rows], dtype=torch.float64)
+            best = self.best.setdefault(kind, {"score": torch.full_like(score, -1), "iter_num": torch.zeros_like(
+                score, dtype=torch.long), "params": self.state["params"].cpu().clone()})
+            better = score > best["score"]
+            best["score"] = torch.where(better, score, best["score"])
+            best["iter_num"] = torch.where(better, self.iter_num, best["iter_num"])
+            if better.any():
+                best["params"] = torch.where(better[:, None], self.state["params"].cpu(), best["params"])
+
+    def save(self, folder: Path, rows: list[dict]) -> None:
+        """Write the best checkpoints, then the latest."""
+        about = {"config": self.c, "vocab": self.dataset.vocab, "seeds": self.seeds}
+        for kind, best in self.best.items():
+            save_checkpoint(folder / f"ckpt_best_{kind}.pt", checkpoint(
+                best["params"], self.cfg, **about, iter_num=best["iter_num"].tolist(),
+                metrics={BEST_BY[kind]: best["score"].tolist()}))
+        state = {k: v.cpu() for k, v in self.state.items()}
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state()
+        save_checkpoint(folder / "ckpt.pt", checkpoint(
+            state["params"], self.cfg, **about, iter_num=self.iter_num, metrics=rows, best=self.best, random=rng,
+            optimizer={k: state[k] for k in ("exp_avg", "exp_avg_sq")}, elapsed_s=self.elapsed_s))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch; deterministic cuDNN, no TF32, denormal numbers taken as zero."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.set_float32_matmul_precision("highest")
+    torch.set_flush_denormal(True)
+
+
+def resolve(c: dict) -> dict:
+    """`c` with every 'auto' decided. Raises UserError for what this machine has not."""
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = c["device"] if c["device"] != "auto" else "cuda" if have["cuda"] else "cpu"
+    if not have[device]:
+        raise UserError(f"--device={device}: there is none here; expected one of "
+                        + ", ".join(k for k, v in have.items() if v))
+    dtype = c["dtype"]
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" and c["n_layer"] > 1 else "float32"
+    compiler = os.environ.get("CXX", "g++") if device == "cpu" else os.environ.get("CC", "gcc")
+    found = shutil.which(compiler) is not None and device != "mps"
+    compiled = c["compile"]
+    if compiled is True and not found:
+        raise UserError(f"--compile=True: no compiler {compiler} here; install one, or leave --compile=auto")
+    if compiled == "auto":
+        worth = c["max_iters"] >= COMPILE_FROM
+        compiled = found and worth
+        if worth and not found:
+            print(f"no compiler {compiler} here: training without torch.compile, which is slower")
+    return c | {"device": device, "dtype": dtype, "compile": compiled}
+
+
+def check_together(c: dict, dataset: data.Dataset) -> None:
+    """Raises UserError for settings that are good alone but not together, or not with this text."""
+    if c["n_embd"] % c["n_head"]:
+        raise UserError(f"n_embd = {c['n_embd']} is not divisible by n_head = {c['n_head']}; choose one that is")
+    if c["lr_decay_iters"] < c["warmup_iters"]:
+        raise UserError(f"lr_decay_iters = {c['lr_decay_iters']} is before the end of warmup_iters = "
+                        f"{c['warmup_iters']}; expected at least that")
+    if c["min_lr"] > c["learning_rate"]:
+        raise UserError(f"min_lr = {c['min_lr']} is above learning_rate = {c['learning_rate']}; expected at most that")
+    for split in ("train", "val"):
+        n = len(getattr(dataset, split))
+        if n <= c["block_size"]:
+            raise UserError(f"block_size = {c['block_size']} needs more than the {n} characters of "
+                            f"data/{dataset.name}/{split}.bin; choose a smaller one")
+
+
+def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
+    """The config and the ckpt.pt of the run in `out_dir`, with what of `given` may change.
+
+    Raises UserError for a setting that differs from the run's and may not.
+    """
+    if not out_dir.is_dir():
+        raise UserError(f"no folder {out_dir} to resume; train without --init_from=resume first")
+    ckpt, _ = load_checkpoint(out_dir / "ckpt.pt")
+    if "optimizer" not in ckpt:
+        raise UserError(f"{out_dir}/ckpt.pt cannot be resumed: it holds no optimizer state")
+    c = {name: ckpt["config"].get(name, key.default) for name, key in configs.KEYS.items()}
+    for name, value in given.items():
+        if value != c[name] and value != "auto" and name not in MAY_CHANGE:
+            raise UserError(f"{name} = {value} differs from the run's {c[name]}, which --init_from=resume cannot "
+                            "change; leave it out, or start a run of its own")
+    if given.get("device", "auto") not in ("auto", c["device"]):
+        print(f"warning: the run was on {c['device']}; results go on equal to rounding only")
+    c |= {name: given[name] for name in MAY_CHANGE if given.get(name, "auto") != "auto"}
+    if c["max_iters"] < ckpt["iter_num"]:
+        raise UserError(f"max_iters = {c['max_iters']} is below the {ckpt['iter_num']} that the run has done")
+    return c, ckpt
+
+
+def about(c: dict, run: Run) -> dict:
+    """What config.json holds."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    name = torch.cuda.get_device_name() if run.device.type == "cuda" else processor()
+    ids, T = run.dataset.train, c["block_size"]
+    newline = run.dataset.vocab.find("\n")
+    return {"config": c, "parameters": count_parameters(run.cfg), "seeds": run.seeds, "tasks": run.dataset.tasks,
+            "loss_floor": data.loss_floor(ids, T), "rule_loss": data.rule_loss(ids, T, newline),
+            "data_sha256": run.dataset.sha256, "device": name, "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "git_commit": git.stdout.strip() or None}
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line] \
+        if cpuinfo.exists() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def open_log(path: Path, before: int):
+    """results.csv, open for appending, with its header and, of the rows it holds, those before iteration `before`."""
+    rows = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as f:
+            # a run that was killed may have left half a line at the end
+            rows = [r for r in csv.DictReader(f) if r["elapsed_s"] and int(r["iter"]) < before]
+    def write(f):
+        lines = [COLUMNS, *([r[k] for k in COLUMNS] for r in rows)]
+        f.write("".join(",".join(line) + "\n" for line in lines).encode())
+    data.replace_file(path, write)
+    return open(path, "a", newline="", encoding="utf-8")
+
+
+class Signals:
+    """SIGINT and SIGTERM as a number to look at between two iterations; a second one acts at once."""
+
+    def __enter__(self):
+        self.caught = 0
+        self.before = {n: signal.signal(n, self.catch) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def catch(self, number, frame):
+        self.caught = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def train(run: Run, folder: Path, signals: Signals) -> None:
+    """The training loop: evaluate, log and save at every eval_interval, update in between."""
+    c, saved, rows = run.c, time.monotonic(), []
+    with (open_log(folder / "results.csv", run.iter_num) as log,
+          tqdm(total=c["max_iters"], initial=run.iter_num, unit="it", smoothing=0.05, dynamic_ncols=True) as bar):
+        started = time.monotonic() - run.elapsed_s
+        while not signals.caught:
+            if run.iter_num % c["eval_interval"] == 0 or run.iter_num == c["max_iters"]:
+                rows = run.evaluate()
+                run.elapsed_s = time.monotonic() - started
+                for row in rows:
+                    row["elapsed_s"] = round(run.elapsed_s, 2)
+                csv.writer(log, lineterminator="\n").writerows([row[k] for k in COLUMNS] for row in rows)
+                log.flush()
+                run.keep_best(rows)
+                bar.set_postfix_str(summary(rows))
+                last = run.iter_num == c["max_iters"]
+                if last or time.monotonic() - saved >= SAVE_EVERY_S:
+                    run.save(folder, rows)
+                    saved = time.monotonic()
+                if last:
+                    return
+            run.advance()
+            bar.update()
+        run.elapsed_s = time.monotonic() - started
+        run.save(folder, rows)
+
+
+def summary(rows: list[dict]) -> str:
+    """Loss, accuracies and held-out score, the mean over seeds, for the progress bar."""
+    parts = []
+    for label, key in (("loss", "train_loss"), ("math", "math_acc"), ("facts", "facts_acc")):
+        if rows[0][key] != "":
+            mean = sum(row[key] for row in rows) / len(rows)
+            parts.append(f"{label} {mean:.3f}" if label == "loss" else f"{label} {mean:.1%}")
+    if rows[0]["heldout_total"] != "":
+        right, asked = (sum(row[f"heldout_{k}"] for row in rows) for k in ("correct", "total"))
+        parts.append(f"held-out {right}/{asked}")
+    return ", ".join(parts)
+
+
+def clear(folder: Path, c: dict) -> None:
+    """Make room for a new run. Raises UserError if there is one and `overwrite` is not set."""
+    old = [p for p in (folder / "config.json", folder / "results.csv", *folder.glob("ckpt*.pt")) if p.exists()]
+    if old and not c["overwrite"]:
+        raise UserError(f"{folder} already holds a run ({old[0].name}); go on with --init_from=resume, "
+                        "replace it with --overwrite=True, or choose another --out_dir")
+    for path in old:
+        path.unlink()
+
+
+def main(argv: list[str]) -> int:
+    """Train as the command line says. Returns the exit code: 0, or 128 + the signal that ended the run."""
+    c, given = configs.read(argv, __doc__)
+    ckpt, folder = None, Path(c["out_dir"])
+    if c["init_from"] == "resume":
+        c, ckpt = read_resumed(given, folder)
+    c = resolve(c)
+    dataset = data.load(c["dataset"])
+    if ckpt and (ckpt["vocab"], ckpt["config"]["dataset"]) != (dataset.vocab, dataset.name):
+        raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} holds now")
+    check_together(c, dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not ckpt:
+        clear(folder, c)
+    run = Run(c, dataset, ckpt)
+    notes = about(c, run)
+    data.replace_file(folder / "config.json", lambda f: f.write((json.dumps(notes, indent=1) + "\n").encode()))
+    print(f"{folder}: {notes['parameters']:,} parameters, {len(run.seeds)} seeds from {c['seed']}, {c['device']} "
+          f"({notes['device']}), {c['dtype']}, compile={c['compile']}")
+    print(f"loss of the perfect memoriser {notes['loss_floor']:.3f}, of the rule-follower {notes['rule_loss']:.3f}")
+    with Signals() as signals:
+        train(run, folder, signals)
+    if signals.caught:
+        print(f"stopped at iteration {run.iter_num}; go on with: python train_with_eval.py --init_from=resume "
+              f"--out_dir={folder}", file=sys.stderr)
+        return 128 + signals.caught
+    return 0
+
+
+if __name__ == "__main__":
+    configs.run(main)
