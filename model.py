@@ -97,7 +97,8 @@ def attention(x: torch.Tensor, p: dict[str, torch.Tensor], at: str, cfg: GPTConf
     """
     T = x.shape[2]
     q, k, v = (y.unflatten(1, (cfg.n_head, -1)) for y in linear(x, p[at + "c_attn.weight"]).split(cfg.n_embd, dim=1))
-    weight = (q.unsqueeze(4) * k.unsqueeze(3)).sum(2) / math.sqrt(q.shape[2])  # (S, H, T query, T key, B)
+    q = q * q.shape[2] ** -0.5
+    weight = (q.unsqueeze(4) * k.unsqueeze(3)).sum(2)  # (S, H, T query, T key, B)
     future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)[:, :, None]
     weight = F.dropout(weight.masked_fill(future, -torch.inf).softmax(3), dropout)
     y = (weight.unsqueeze(2) * v.unsqueeze(3)).sum(4)  # (S, H, n_embd / H, T, B)
@@ -109,7 +110,7 @@ def forward(p: dict[str, torch.Tensor], tokens: torch.Tensor, cfg: GPTConfig, dr
     """Token ids (S, T, B) -> logits (S, vocab_size, T, B); with `last` (S, B), those at that position alone: T = 1."""
     wte, wpe = p["transformer.wte.weight"], p["transformer.wpe.weight"]
     # a one-hot product rather than an index, whose backward adds up in no fixed order
-    one_hot = (tokens.unsqueeze(1) == torch.arange(cfg.vocab_size, device=tokens.device)[:, None, None]).to(wte.dtype)
+    one_hot = (tokens.unsqueeze(1) == torch.arange(cfg.vocab_size, dtype=tokens.dtype, device=tokens.device)[:, None, None]).to(wte.dtype)
     x = linear(one_hot, wte.mT) + wpe[:, :tokens.shape[1]].mT.unsqueeze(3)
     x = F.dropout(x, dropout)
     for i in range(cfg.n_layer):
@@ -125,7 +126,7 @@ def forward(p: dict[str, torch.Tensor], tokens: torch.Tensor, cfg: GPTConfig, dr
 def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each prediction in nats: (S, V, T, B), (S, T, B) -> (S, T, B)."""
     logits = logits.float()
-    hit = targets.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+    hit = targets.unsqueeze(1) == torch.arange(logits.shape[1], dtype=targets.dtype, device=logits.device)[:, None, None]
     return logits.logsumexp(1) - (logits * hit).sum(1)
 
 

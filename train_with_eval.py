@@ -63,29 +63,32 @@ def draw_offsets(seeds: list[int], block: int, offsets: int, batch_size: int) ->
     return torch.from_numpy(np.stack(draws, axis=1))
 
 
-def window_losses(flat: torch.Tensor, text: torch.Tensor, offsets: torch.Tensor, cfg: GPTConfig, dtype: torch.dtype,
+def take(text: torch.Tensor, offsets: torch.Tensor, block_size: int) -> torch.Tensor:
+    """The windows of `text` (n,) at `offsets` (S, B), each with the character after it: (S, block_size + 1, B)."""
+    span = torch.arange(block_size + 1, dtype=offsets.dtype, device=text.device)[:, None]
+    return text[offsets[:, None, :] + span]
+
+
+def window_losses(flat: torch.Tensor, window: torch.Tensor, cfg: GPTConfig, dtype: torch.dtype,
                   dropout: float = 0.0) -> torch.Tensor:
-    """Cross-entropy of the windows of `text` at `offsets` (S, B), in nats per character: (S, B)."""
-    span = torch.arange(cfg.block_size + 1, device=text.device)[:, None]
-    window = text[offsets[:, None, :] + span]  # (S, T + 1, B)
-    with torch.autocast(text.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False):
+    """Cross-entropy of windows (S, T + 1, B) under parameters (S, P), in nats per character: (S, B)."""
+    with torch.autocast(flat.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False):
         logits = forward(unflatten(flat, cfg), window[:, :-1], cfg, dropout)
     return losses(logits, window[:, 1:]).mean(1)
 
 
-def update(state: dict[str, torch.Tensor], batches: torch.Tensor, text: torch.Tensor, table: torch.Tensor,
-           decay: torch.Tensor, cfg: GPTConfig, c: dict, dtype: torch.dtype) -> None:
-    """One AdamW update of every seed, in place. All that changes between two calls lies on the device.
+def update(state: dict[str, torch.Tensor], window: torch.Tensor, table: torch.Tensor, decay: torch.Tensor,
+           cfg: GPTConfig, c: dict, dtype: torch.dtype) -> None:
+    """One AdamW update of every seed, in place, on the batch `window` (S, T + 1, B).
 
     `state`: params, exp_avg, exp_avg_sq (S, P); it (1,); first_bad (S,), the first iteration whose loss was not
-    finite, or -1. `batches` (BLOCK, S, B), `table` from `schedule`, `decay` (P,) the weight decay of each parameter.
+    finite, or -1. `table` is from `schedule`, `decay` (P,) the weight decay of each parameter.
     """
     it = state["it"]
-    offsets = batches.index_select(0, it % BLOCK)[0]
     lr, bias1, bias2 = table.index_select(0, it)[0].unbind()
 
     def loss_sum(flat):
-        loss = window_losses(flat, text, offsets, cfg, dtype, cfg.dropout).mean(1)
+        loss = window_losses(flat, window, cfg, dtype, cfg.dropout).mean(1)
         return loss.sum(), loss  # the sum: a seed's gradient does not see the other seeds
 
     grad, (_, loss) = torch.func.grad_and_value(loss_sum, has_aux=True)(state["params"])
@@ -142,7 +145,7 @@ class Run:
         self.state = {"params": params, "exp_avg": first, "exp_avg_sq": second,
                       "it": torch.tensor([self.iter_num]), "first_bad": torch.full((len(self.seeds),), -1)}
         self.state = {k: v.to(self.device, copy=True) for k, v in self.state.items()}
-        self.text = {k: torch.from_numpy(getattr(dataset, k).astype(np.int64)).to(self.device) for k in ("train", "val")}
+        self.text = {k: torch.from_numpy(getattr(dataset, k).astype(np.int32)).to(self.device) for k in ("train", "val")}
         if np.array_equal(dataset.train, dataset.val):
             self.text["val"] = self.text["train"]
         self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32, device=self.device)
@@ -158,9 +161,19 @@ class Run:
         c, fixed = self.c, (schedule(self.c).to(self.device), decayed(self.cfg).to(self.device) * self.c["weight_decay"])
         step, self.window_losses = update, window_losses
         if c["compile"]:
-            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False) for f in (step, window_losses))
-        args = (self.state, self.batches, self.text["train"], *fixed, self.cfg, c, self.dtype)
-        self.step = torch.no_grad()(lambda: step(*args))
+            options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}  # one kind of arguments only
+            if self.device.type == "cpu":
+                options["realize_reads_threshold"] = 1  # else each of n_embd sums computes the softmax again
+            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False, options=options)
+                                        for f in (step, window_losses))
+        args = (*fixed, self.cfg, c, self.dtype)
+
+        @torch.no_grad()
+        def whole_step():
+            offsets = self.batches.index_select(0, self.state["it"] % BLOCK)[0]
+            step(self.state, take(self.text["train"], offsets, self.cfg.block_size), *args)
+
+        self.step = whole_step
         if self.device.type == "cuda" and c["max_iters"] > self.iter_num:
             self.step = record(self.step, self.state)
 
@@ -181,8 +194,9 @@ class Run:
         n = len(self.text[split]) - self.cfg.block_size
         total = torch.zeros(S, dtype=torch.float64)
         for i in range(0, n, B):
-            offsets = torch.arange(i, i + B, device=self.device).clamp(max=n - 1).expand(S, B).contiguous()
-            chunk = self.window_losses(self.state["params"], self.text[split], offsets, self.cfg, self.dtype)
+            offsets = torch.arange(i, i + B, dtype=torch.int32, device=self.device).clamp(max=n - 1).expand(S, B)
+            window = take(self.text[split], offsets, self.cfg.block_size)
+            chunk = self.window_losses(self.state["params"], window, self.cfg, self.dtype)
             total += chunk[:, :n - i].double().sum(1).cpu()
         return (total / n).numpy()
 
