@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import config
 from data import rng, write_table
 from data.as_math.prepare import EQUATIONS, answer, is_held_out
-from model import GPTConfig, ask_run, complete
+from model import GPTConfig, Params, ask_run, complete, tally
 
 NEW_TOKENS = 4  # the longest answer, "-9>" or "18>", and a character
 ANSWERS = np.array([answer(*e) for e in EQUATIONS])
@@ -20,9 +19,11 @@ IS_ADD = np.array([op == "+" for _, op, _ in EQUATIONS])
 HELD_OUT = np.array([is_held_out(*e) for e in EQUATIONS])
 
 
-def ask(p: dict[str, torch.Tensor], cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, **sampling) -> np.ndarray:
-    """What each seed writes after `<a+b=` and `<a-b=`, for all 200 in the order of EQUATIONS: (S, 200, num_samples)
-    of str. `sampling`: num_samples, temperature, top_k. Raises UserError if the vocabulary cannot spell the prompts."""
+def ask(p: Params, cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, **sampling) -> np.ndarray:
+    """What each seed writes after `<a+b=` and `<a-b=`, as EQUATIONS lists them: (S, 200, num_samples) of str.
+
+    `sampling`: num_samples, temperature, top_k. Raises UserError if the vocabulary cannot spell the prompts.
+    """
     prompts = [f"<{a}{op}{b}=" for a, op, b in EQUATIONS]
     gens = [rng(seed, "math samples", iter_num) for seed in seeds]
     return complete(p, cfg, vocab, prompts, gens, NEW_TOKENS, **sampling)
@@ -51,7 +52,7 @@ def grid(correct: np.ndarray, op: str) -> str:
     width = len(str(correct.shape[1])) + 3
     lines = ["a\\b".rjust(4) + "".join(str(b).rjust(width) for b in range(10))]
     for a in range(10):
-        cells = (f"[{score[a, op, b]}]" if is_held_out(a, op, b) else f"{score[a, op, b]} " for b in range(10))
+        cells = (("[{}]" if is_held_out(a, op, b) else "{} ").format(score[a, op, b]) for b in range(10))
         lines.append(str(a).rjust(4) + "".join(c.rjust(width) for c in cells))
     return "\n".join(lines)
 
@@ -61,15 +62,15 @@ def report(texts: np.ndarray, correct: np.ndarray) -> str:
     n, t = correct.shape[1], totals(correct)
     parts = [f"{word} (correct of {n}; [held-out], never shown in training)\n{grid(correct, op)}"
              for word, op in (("Addition a+b", "+"), ("Subtraction a-b", "-"))]
-    wrong = [f"  {a}{op}{b}={answer(a, op, b)}{' [held-out]' if HELD_OUT[i] else ''}: "
-             + ", ".join(f"{s.strip()!r} x{c}" for s, c in zip(*np.unique(texts[i][~correct[i]], return_counts=True)))
+    mark = {False: "", True: " [held-out]"}
+    wrong = [f"  {a}{op}{b}={answer(a, op, b)}{mark[is_held_out(a, op, b)]}: {tally(texts[i][~correct[i]])}"
              for i, (a, op, b) in enumerate(EQUATIONS) if not correct[i].all()]
-    parts.append("Answered instead:\n" + "\n".join(wrong) if wrong else "Every sample of every equation is right.")
+    parts.append("Answered instead:\n" + "\n".join(wrong) if wrong else "Every sample is right.")
     seen = (t["add_correct"] + t["sub_correct"] - t["heldout_correct"],
             t["add_total"] + t["sub_total"] - t["heldout_total"])
     rows = [("addition", t["add_correct"], t["add_total"]), ("subtraction", t["sub_correct"], t["sub_total"]),
             ("both, seen in training", *seen), ("both, held out", t["heldout_correct"], t["heldout_total"])]
-    parts.append("\n".join(f"{name:24}{right:5} / {asked:<5} {right / asked:7.2%}" for name, right, asked in rows))
+    parts.append("\n".join(f"{name:24}{right:5} / {n:<5} {right / n:7.2%}" for name, right, n in rows))
     return "\n\n".join(parts)
 
 
@@ -78,7 +79,8 @@ def main(argv: list[str]) -> None:
     args, texts = ask_run(argv, __doc__, ask)
     correct = is_correct(texts)
     print(report(texts, correct))
-    write_table(Path(args["out_dir"]) / "eval_as_math.csv", ["a", "op", "b", "answer", "held_out", "correct", "total", "answers"],
+    header = ["a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
+    write_table(Path(args["out_dir"]) / "eval_as_math.csv", header,
               ((a, op, b, answer(a, op, b), int(HELD_OUT[i]), correct[i].sum(), len(correct[i]),
                 "|".join(s.strip() for s in texts[i])) for i, (a, op, b) in enumerate(EQUATIONS)))
 

@@ -6,19 +6,20 @@ As a script, a line per country of one checkpoint, and eval_capitals.csv beside 
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import config
 from data import rng, write_table
 from data.facts_char.prepare import capitals
-from model import GPTConfig, ask_run, complete
+from model import GPTConfig, Params, ask_run, complete, tally
 
 NEW_TOKENS = 20  # the longest answer is "Washington DC \n"
 
 
-def ask(p: dict[str, torch.Tensor], cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, **sampling) -> np.ndarray:
-    """What each seed writes after `Capital of X is `, in the order of capitals.csv: (S, 50, num_samples) of str.
-    `sampling`: num_samples, temperature, top_k. Raises UserError if the vocabulary cannot spell the prompts."""
+def ask(p: Params, cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, **sampling) -> np.ndarray:
+    """What each seed writes after `Capital of X is `, in capitals.csv's order: (S, 50, num_samples) of str.
+
+    `sampling`: num_samples, temperature, top_k. Raises UserError if the vocabulary cannot spell the prompts.
+    """
     prompts = [f"Capital of {country} is " for country, _ in capitals()]
     gens = [rng(seed, "facts samples", iter_num) for seed in seeds]
     return complete(p, cfg, vocab, prompts, gens, NEW_TOKENS, **sampling, stop="\n")
@@ -37,15 +38,16 @@ def is_correct(texts: np.ndarray) -> np.ndarray:
 
 def totals(correct: np.ndarray) -> dict[str, int | float]:
     """The log's columns from one seed's `is_correct` (50, num_samples)."""
-    return {"facts_correct": int(correct.sum()), "facts_total": correct.size, "facts_acc": float(correct.mean())}
+    return {"facts_correct": int(correct.sum()), "facts_total": correct.size,
+            "facts_acc": float(correct.mean())}
 
 
 def report(said: np.ndarray, correct: np.ndarray) -> str:
     """What `main` prints of one seed's answers (50, num_samples)."""
     lines = []
     for (country, capital), row, right in zip(capitals(), said, correct):
-        wrong = ", ".join(f"{s!r} x{n}" for s, n in zip(*np.unique(row[~right], return_counts=True)))
-        lines.append(f"{country:16}{capital:16}{right.sum():4} / {len(right)}  {wrong}".rstrip())
+        score = f"{right.sum():4} / {len(right)}"
+        lines.append(f"{country:16}{capital:16}{score}  {tally(row[~right])}".rstrip())
     t = totals(correct)
     lines.append(f"\n{'capitals':32}{t['facts_correct']:4} / {t['facts_total']}  {t['facts_acc']:.2%}")
     return "\n".join(lines)
@@ -56,7 +58,8 @@ def main(argv: list[str]) -> None:
     args, texts = ask_run(argv, __doc__, ask)
     said, correct = answers(texts), is_correct(texts)
     print(report(said, correct))
-    write_table(Path(args["out_dir"]) / "eval_capitals.csv", ["country", "capital", "correct", "total", "answers"],
+    header = ["country", "capital", "correct", "total", "answers"]
+    write_table(Path(args["out_dir"]) / "eval_capitals.csv", header,
                 ((*place, right.sum(), len(right), "|".join(row)) for place, row, right
                  in zip(capitals(), said, correct)))
 

@@ -2,9 +2,9 @@
 
 GPT-2's decoder as in nanoGPT (pre-LayerNorm, learned positions, tied embedding and head, no biases), with two
 differences, both for speed:
-- A leading seed axis S: S models train at once, and every product is a batched one. S = 1 is the ordinary run.
-- Tokens last: an activation is (S, n_embd, T, B), a batch of token ids (S, T, B). The long axis B is then what the
-  processor's vector lanes run along, however narrow the model; on two CPU cores a step takes about half the time.
+- A leading seed axis S: S models train at once, and every product is a batched one. S = 1 is the usual run.
+- Tokens last: an activation is (S, n_embd, T, B), a batch of token ids (S, T, B). The long axis B is then
+  what the processor's vector lanes run along, however narrow the model.
 
 Parameters are a dict of nanoGPT's names and shapes, each with S in front; the trainer keeps them in one flat
 (S, P) tensor, so that an optimizer step is one elementwise operation whatever the number of layers.
@@ -22,6 +22,8 @@ import torch.nn.functional as F
 
 from config import KEYS, Key, UserError, nearest, parse
 from data import encode, replace_file, rng
+
+Params = dict[str, torch.Tensor]  # by nanoGPT's names, each (S, *its shape)
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ def count_parameters(cfg: GPTConfig) -> int:
 
 
 def decayed(cfg: GPTConfig) -> torch.Tensor:
-    """(P,) 1.0 where weight decay acts: matrices and embeddings, never LayerNorm. By name: all are (S, ...) here."""
-    return torch.cat([torch.full((math.prod(s),), float(".ln_" not in name)) for name, s in shapes(cfg).items()])
+    """(P,) 1.0 where weight decay acts: matrices and embeddings, never LayerNorm, which the name tells."""
+    return torch.cat([torch.full((math.prod(s),), float(".ln_" not in k)) for k, s in shapes(cfg).items()])
 
 
 def init_weights(cfg: GPTConfig, seeds: list[int]) -> torch.Tensor:
-    """Flat initial parameters (S, P): N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 n_layer)), LayerNorm 1.
+    """Initial parameters (S, P): N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 n_layer)), LayerNorm 1.
 
     A seed's row is a function of that seed alone.
     """
@@ -73,7 +75,7 @@ def init_weights(cfg: GPTConfig, seeds: list[int]) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows)).float()
 
 
-def unflatten(flat: torch.Tensor, cfg: GPTConfig) -> dict[str, torch.Tensor]:
+def unflatten(flat: torch.Tensor, cfg: GPTConfig) -> Params:
     """Views of a flat (S, P) tensor as {name: (S, *shape)}."""
     parts = flat.split([math.prod(s) for s in shapes(cfg).values()], dim=1)
     return {name: p.view(-1, *s) for p, (name, s) in zip(parts, shapes(cfg).items())}
@@ -90,13 +92,20 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5) * weight[:, :, None, None]
 
 
-def attention(x: torch.Tensor, p: dict[str, torch.Tensor], at: str, cfg: GPTConfig, dropout: float) -> torch.Tensor:
+def one_hot(tokens: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """(S, T, B) -> bool (S, vocab_size, T, B)."""
+    ids = torch.arange(vocab_size, dtype=tokens.dtype, device=tokens.device)
+    return tokens.unsqueeze(1) == ids[:, None, None]
+
+
+def attention(x: torch.Tensor, p: Params, at: str, cfg: GPTConfig, dropout: float) -> torch.Tensor:
     """Causal self-attention, (S, n_embd, T, B) -> the same.
 
-    T is at most 24, so a batched matmul per window would be tiny: products of whole B-vectors, summed, are faster.
+    T is at most 24: a matmul for each window would be tiny, so whole B-vectors are multiplied and summed.
     """
     T = x.shape[2]
-    q, k, v = (y.unflatten(1, (cfg.n_head, -1)) for y in linear(x, p[at + "c_attn.weight"]).split(cfg.n_embd, dim=1))
+    qkv = linear(x, p[at + "c_attn.weight"]).split(cfg.n_embd, dim=1)
+    q, k, v = (y.unflatten(1, (cfg.n_head, -1)) for y in qkv)  # (S, H, n_embd / H, T, B)
     q = q * q.shape[2] ** -0.5
     weight = (q.unsqueeze(4) * k.unsqueeze(3)).sum(2)  # (S, H, T query, T key, B)
     future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)[:, :, None]
@@ -105,14 +114,13 @@ def attention(x: torch.Tensor, p: dict[str, torch.Tensor], at: str, cfg: GPTConf
     return F.dropout(linear(y.flatten(1, 2), p[at + "c_proj.weight"]), dropout)
 
 
-def forward(p: dict[str, torch.Tensor], tokens: torch.Tensor, cfg: GPTConfig, dropout: float = 0.0,
+def forward(p: Params, tokens: torch.Tensor, cfg: GPTConfig, dropout: float = 0.0,
             last: torch.Tensor | None = None) -> torch.Tensor:
-    """Token ids (S, T, B) -> logits (S, vocab_size, T, B); with `last` (S, B), those at that position alone: T = 1."""
+    """Tokens (S, T, B) -> logits (S, vocab_size, T, B); with `last` (S, B) of that position alone (T = 1)."""
     wte, wpe = p["transformer.wte.weight"], p["transformer.wpe.weight"]
     # a one-hot product rather than an index, whose backward adds up in no fixed order
-    one_hot = (tokens.unsqueeze(1) == torch.arange(cfg.vocab_size, dtype=tokens.dtype, device=tokens.device)[:, None, None]).to(wte.dtype)
-    x = linear(one_hot, wte.mT) + wpe[:, :tokens.shape[1]].mT.unsqueeze(3)
-    x = F.dropout(x, dropout)
+    x = linear(one_hot(tokens, cfg.vocab_size).to(wte.dtype), wte.mT)
+    x = F.dropout(x + wpe[:, :tokens.shape[1]].mT.unsqueeze(3), dropout)
     for i in range(cfg.n_layer):
         h = f"transformer.h.{i}."
         x = x + attention(layer_norm(x, p[h + "ln_1.weight"]), p, h + "attn.", cfg, dropout)
@@ -126,12 +134,12 @@ def forward(p: dict[str, torch.Tensor], tokens: torch.Tensor, cfg: GPTConfig, dr
 def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each prediction in nats: (S, V, T, B), (S, T, B) -> (S, T, B)."""
     logits = logits.float()
-    hit = targets.unsqueeze(1) == torch.arange(logits.shape[1], dtype=targets.dtype, device=logits.device)[:, None, None]
-    return logits.logsumexp(1) - (logits * hit).sum(1)
+    return logits.logsumexp(1) - (logits * one_hot(targets, logits.shape[1])).sum(1)
 
 
-def sample(logits: torch.Tensor, row: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int) -> torch.Tensor:
-    """Draw a token for each sample (S, M), from logits (S, R, V) of its `row` and its uniform number `u` in [0, 1)."""
+def sample(logits: torch.Tensor, row: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int
+           ) -> torch.Tensor:
+    """Draw a token for each sample (S, M), from the logits (S, R, V) of its `row`, by its `u` in [0, 1)."""
     best, ids = logits.float().topk(min(top_k, logits.shape[-1]))
     row = row[:, :, None].expand(-1, -1, best.shape[2])
     ids = ids.gather(1, row)
@@ -143,8 +151,8 @@ def sample(logits: torch.Tensor, row: torch.Tensor, u: torch.Tensor, temperature
 
 
 def merge(parent: torch.Tensor, token: torch.Tensor, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Number the distinct (parent, token) pairs of each seed: group (S, M) of each entry, and one entry (S, R) of
-    each group. Seeds with fewer groups repeat their last entry."""
+    """Number each seed's distinct (parent, token) pairs: the group (S, M) of each entry, and an entry (S, R)
+    of each group. Seeds with fewer groups repeat their last entry."""
     key, order = (parent * vocab_size + token).sort(dim=1, stable=True)
     new = F.pad(key[:, 1:] != key[:, :-1], (1, 0))
     rank = new.cumsum(1)
@@ -154,13 +162,13 @@ def merge(parent: torch.Tensor, token: torch.Tensor, vocab_size: int) -> tuple[t
 
 
 @torch.no_grad()
-def generate(p: dict[str, torch.Tensor], cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray,
+def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray,
              temperature: float, top_k: int, stop: int | None = None) -> np.ndarray:
-    """Continue each prompt: token ids (S, prompts, samples, new tokens), from uniforms `u` of that same shape.
+    """Continue prompts, token ids each: (S, prompts, samples, new tokens), by uniforms `u` of that shape.
 
-    Each prompt is its token ids. A text longer than the block is cropped to its last block_size tokens. Samples of
-    one prompt whose texts agree so far share one row of the forward pass, so ten cold samples cost hardly more than
-    one. With a `stop` token the generation ends when every sample has produced it; what follows it is `stop` again.
+    A text longer than the block is cropped to its last block_size tokens. Samples of a prompt whose texts
+    agree so far share a row of the forward pass, so ten cold samples cost hardly more than one. With a `stop`
+    token the generation ends when every sample has produced it; what follows it is `stop` again.
     """
     device = p["transformer.wte.weight"].device
     S, P, N, new = u.shape
@@ -194,28 +202,30 @@ def generate(p: dict[str, torch.Tensor], cfg: GPTConfig, prompts: list[np.ndarra
     return out.view(S, P, N, new).cpu().numpy()
 
 
-def complete(p: dict[str, torch.Tensor], cfg: GPTConfig, vocab: str, prompts: list[str], gens: list[np.random.Generator],
+def complete(p: Params, cfg: GPTConfig, vocab: str, prompts: list[str], gens: list[np.random.Generator],
              new: int, num_samples: int, temperature: float, top_k: int, stop: str = "") -> np.ndarray:
-    """The texts, `new` characters each, with which each seed continues each prompt: (S, prompts, num_samples) of str.
+    """The texts, `new` characters long, that each seed writes after each prompt: (S, prompts, num_samples).
 
-    `gens` holds a random generator for each seed. Raises UserError for an empty prompt or one with unknown characters.
+    `gens` holds a random generator for each seed. Raises UserError for a prompt that is empty or that has
+    characters which the vocabulary lacks.
     """
     if not all(prompts):
         raise UserError("the prompt is empty; expected at least one character of the vocabulary")
     ids = [encode(prompt, vocab, f"prompt {prompt!r}") for prompt in prompts]
     u = np.stack([gen.random((len(prompts), num_samples, new), dtype=np.float32) for gen in gens])
-    tokens = generate(p, cfg, ids, u, temperature, top_k, vocab.index(stop) if stop in vocab and stop else None)
+    stop_id = vocab.index(stop) if stop and stop in vocab else None
+    tokens = generate(p, cfg, ids, u, temperature, top_k, stop_id)
     return np.ascontiguousarray(np.array(list(vocab))[tokens]).view(f"<U{new}")[..., 0]
 
 
 def checkpoint(flat: torch.Tensor, cfg: GPTConfig, **others) -> dict:
-    """What a checkpoint file holds: `model` by nanoGPT's names with the seed axis in front, `model_args`, `others`."""
+    """What a checkpoint file holds: `model` (nanoGPT's names, seed axis first), `model_args` and `others`."""
     model = {name: w.detach().cpu().clone() for name, w in unflatten(flat, cfg).items()}
     model["lm_head.weight"] = model["transformer.wte.weight"]
     return {"model": model, "model_args": asdict(cfg), **others}
 
 
-def flatten(model: dict[str, torch.Tensor], cfg: GPTConfig) -> torch.Tensor:
+def flatten(model: Params, cfg: GPTConfig) -> torch.Tensor:
     """The flat (S, P) tensor of a checkpoint's `model`."""
     return torch.cat([model[name].flatten(1) for name in shapes(cfg)], dim=1)
 
@@ -236,16 +246,17 @@ def load_checkpoint(path: Path) -> tuple[dict, GPTConfig]:
                         f"there {'are ' + ', '.join(there) if there else 'is none in ' + str(path.parent)}")
     try:
         ckpt = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         raise UserError(f"{path} is truncated or no checkpoint of tensors and plain values; "
                         "expected one that train_with_eval.py wrote") from None
     keys = ("model", "model_args", "vocab", "seeds", "iter_num")
     missing = [k for k in keys if not isinstance(ckpt, dict) or k not in ckpt]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; expected a checkpoint that train_with_eval.py wrote")
+        raise UserError(f"{path} lacks {', '.join(missing)}; expected one that train_with_eval.py wrote")
     unknown = set(ckpt["model_args"]) ^ {f.name for f in fields(GPTConfig)}
     if unknown or ckpt["model_args"]["bias"]:
-        raise UserError(f"{path}: model_args differ from this model's in {', '.join(sorted(unknown)) or 'bias'}")
+        raise UserError(f"{path}: its model_args differ in {', '.join(sorted(unknown)) or 'bias'}; "
+                        "expected a model of this repository")
     cfg = GPTConfig(**ckpt["model_args"])
     for name, shape in shapes(cfg).items():
         found = tuple(ckpt["model"][name].shape) if name in ckpt["model"] else None
@@ -254,11 +265,11 @@ def load_checkpoint(path: Path) -> tuple[dict, GPTConfig]:
     return ckpt, cfg
 
 
-def load_model(out_dir: str, name: str, model_seed: int) -> tuple[dict[str, torch.Tensor], GPTConfig, dict]:
+def load_model(out_dir: str, name: str, model_seed: int) -> tuple[Params, GPTConfig, dict]:
     """One trained seed, on the CPU: (parameters with S = 1, its GPTConfig, the checkpoint's dict).
 
-    `model_seed` -1 is the first seed. The dict's `model_seed` and `iter_num` are that seed's. Raises UserError as `load_checkpoint`, and for
-    a missing folder or a seed that was not trained.
+    `model_seed` -1 is the first seed; the dict's `model_seed` and `iter_num` are that seed's own. Raises
+    UserError as `load_checkpoint` does, and for a missing folder or a seed that was not trained.
     """
     if not Path(out_dir).is_dir():
         raise UserError(f"no folder {out_dir}; expected the out_dir of a run of train_with_eval.py")
@@ -290,4 +301,11 @@ def ask_run(argv: list[str], description: str, ask) -> tuple[dict, np.ndarray]:
     keys = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
     args, p, cfg, ckpt = open_run(argv, keys, description)
     print(f"{args['out_dir']}/{args['ckpt']}: seed {ckpt['model_seed']}, iteration {ckpt['iter_num']}\n")
-    return args, ask(p, cfg, ckpt["vocab"], [ckpt["model_seed"]], ckpt["iter_num"], **{k: args[k] for k in keys})[0]
+    sampling = {k: args[k] for k in keys}
+    return args, ask(p, cfg, ckpt["vocab"], [ckpt["model_seed"]], ckpt["iter_num"], **sampling)[0]
+
+
+def tally(texts: np.ndarray) -> str:
+    """Distinct texts, stripped, each with how often it occurs: "'12' x3, '7>' x1"."""
+    distinct, counts = np.unique([text.strip() for text in texts], return_counts=True)
+    return ", ".join(f"'{text}' x{n}" for text, n in zip(distinct, counts))

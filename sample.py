@@ -1,5 +1,5 @@
 """Sample text from a trained model:
-  python sample.py --out_dir=math_mini_14 --num_samples=5 --max_new_tokens=3 --ckpt="ckpt_best_math.pt" --start="<7-5"
+  python sample.py --out_dir=math_mini_14 --num_samples=5 --max_new_tokens=3 --start="<7-5"
 """
 from pathlib import Path
 

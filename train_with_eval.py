@@ -26,8 +26,19 @@ import data
 import eval_as_math
 import eval_capitals
 from config import UserError
-from model import (GPTConfig, checkpoint, count_parameters, decayed, flatten, forward, init_weights, load_checkpoint,
-                   losses, save_checkpoint, unflatten)
+from model import (
+    GPTConfig,
+    checkpoint,
+    count_parameters,
+    decayed,
+    flatten,
+    forward,
+    init_weights,
+    load_checkpoint,
+    losses,
+    save_checkpoint,
+    unflatten,
+)
 
 COLUMNS = ("iter", "seed", "train_loss", "val_loss", "add_correct", "add_total", "sub_correct", "sub_total",
            "math_acc", "heldout_correct", "heldout_total", "facts_correct", "facts_total", "facts_acc",
@@ -51,28 +62,34 @@ def learning_rate(it: int, c: dict) -> float:
 
 
 def schedule(c: dict) -> torch.Tensor:
-    """(max_iters, 3): learning rate, and Adam's two bias corrections 1 - beta1^t and sqrt(1 - beta2^t), t = it + 1."""
+    """(max_iters, 3): learning rate and Adam's bias corrections 1 - beta1^t, sqrt(1 - beta2^t); t = it+1."""
     rows = [(learning_rate(it, c), 1 - c["beta1"] ** (it + 1), math.sqrt(1 - c["beta2"] ** (it + 1)))
             for it in range(c["max_iters"])]
     return torch.tensor(rows, dtype=torch.float64).view(-1, 3).float()
 
 
 def draw_offsets(seeds: list[int], block: int, offsets: int, batch_size: int) -> torch.Tensor:
-    """(BLOCK, S, B) window offsets in 0 .. offsets - 1, uniform with replacement, of iterations block * BLOCK and on."""
-    draws = [data.rng(s, "batches", block).integers(0, offsets, (BLOCK, batch_size), dtype=np.int32) for s in seeds]
+    """The batches of iterations block * BLOCK and on: (BLOCK, S, B) offsets, uniform in 0 .. offsets - 1."""
+    gens = [data.rng(seed, "batches", block) for seed in seeds]
+    draws = [gen.integers(0, offsets, (BLOCK, batch_size), dtype=np.int32) for gen in gens]
     return torch.from_numpy(np.stack(draws, axis=1))
 
 
 def take(text: torch.Tensor, offsets: torch.Tensor, block_size: int) -> torch.Tensor:
-    """The windows of `text` (n,) at `offsets` (S, B), each with the character after it: (S, block_size + 1, B)."""
+    """The windows of `text` at `offsets` (S, B), with the character after each: (S, block_size + 1, B)."""
     span = torch.arange(block_size + 1, dtype=offsets.dtype, device=text.device)[:, None]
     return text[offsets[:, None, :] + span]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Matrix products in `dtype`; nothing at all for float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False)
 
 
 def window_losses(flat: torch.Tensor, window: torch.Tensor, cfg: GPTConfig, dtype: torch.dtype,
                   dropout: float = 0.0) -> torch.Tensor:
     """Cross-entropy of windows (S, T + 1, B) under parameters (S, P), in nats per character: (S, B)."""
-    with torch.autocast(flat.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False):
+    with autocast(flat.device, dtype):
         logits = forward(unflatten(flat, cfg), window[:, :-1], cfg, dropout)
     return losses(logits, window[:, 1:]).mean(1)
 
@@ -81,8 +98,8 @@ def update(state: dict[str, torch.Tensor], window: torch.Tensor, table: torch.Te
            cfg: GPTConfig, c: dict, dtype: torch.dtype) -> None:
     """One AdamW update of every seed, in place, on the batch `window` (S, T + 1, B).
 
-    `state`: params, exp_avg, exp_avg_sq (S, P); it (1,); first_bad (S,), the first iteration whose loss was not
-    finite, or -1. `table` is from `schedule`, `decay` (P,) the weight decay of each parameter.
+    `state`: params, exp_avg, exp_avg_sq (S, P); it (1,); first_bad (S,), the first iteration whose loss was
+    not finite, or -1. `table` is from `schedule`, `decay` (P,) the weight decay of each parameter.
     """
     it = state["it"]
     lr, bias1, bias2 = table.index_select(0, it)[0].unbind()
@@ -124,13 +141,14 @@ def record(step, state: dict[str, torch.Tensor]):
 
 
 class Run:
-    """A training run in memory: what `update` needs on the device, and what evaluations and checkpoints need."""
+    """A run in memory: what `update` needs on the device, and what evaluations and checkpoints need."""
 
     def __init__(self, c: dict, dataset: data.Dataset, ckpt: dict | None = None):
         """Start `c` (without 'auto's) on `dataset`, or go on from the dict of a ckpt.pt."""
         self.c, self.dataset = c, dataset
         self.seeds = [c["seed"] + i for i in range(c["num_seeds"])]
-        self.cfg = GPTConfig(vocab_size=len(dataset.vocab), **{k: c[k] for k in GPTConfig.__annotations__ if k in c})
+        shape = {k: c[k] for k in ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")}
+        self.cfg = GPTConfig(vocab_size=len(dataset.vocab), **shape)
         self.device = torch.device(c["device"])
         self.dtype = getattr(torch, c["dtype"])
         self.iter_num, self.elapsed_s, self.best = 0, 0.0, {}
@@ -145,10 +163,9 @@ class Run:
         self.state = {"params": params, "exp_avg": first, "exp_avg_sq": second,
                       "it": torch.tensor([self.iter_num]), "first_bad": torch.full((len(self.seeds),), -1)}
         self.state = {k: v.to(self.device, copy=True) for k, v in self.state.items()}
-        self.text = {k: torch.from_numpy(getattr(dataset, k).astype(np.int32)).to(self.device) for k in ("train", "val")}
-        if np.array_equal(dataset.train, dataset.val):
-            self.text["val"] = self.text["train"]
-        self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32, device=self.device)
+        ids = {"train": dataset.train, "val": dataset.val}
+        self.text = {k: torch.from_numpy(v.astype(np.int32)).to(self.device) for k, v in ids.items()}
+        self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32).to(self.device)
         seed_everything(c["seed"])
         if ckpt:
             torch.set_rng_state(ckpt["random"]["cpu"])
@@ -158,7 +175,8 @@ class Run:
 
     def build(self) -> None:
         """Make `self.step` and `self.window_losses`: compiled, and on CUDA recorded, as the config says."""
-        c, fixed = self.c, (schedule(self.c).to(self.device), decayed(self.cfg).to(self.device) * self.c["weight_decay"])
+        c, decay = self.c, decayed(self.cfg) * self.c["weight_decay"]
+        args = (schedule(c).to(self.device), decay.to(self.device), self.cfg, c, self.dtype)
         step, self.window_losses = update, window_losses
         if c["compile"]:
             options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}  # one kind of arguments only
@@ -166,8 +184,6 @@ class Run:
                 options["realize_reads_threshold"] = 1  # else each of n_embd sums computes the softmax again
             step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False, options=options)
                                         for f in (step, window_losses))
-        args = (*fixed, self.cfg, c, self.dtype)
-
         @torch.no_grad()
         def whole_step():
             offsets = self.batches.index_select(0, self.state["it"] % BLOCK)[0]
@@ -194,29 +210,31 @@ class Run:
         n = len(self.text[split]) - self.cfg.block_size
         total = torch.zeros(S, dtype=torch.float64)
         for i in range(0, n, B):
-            offsets = torch.arange(i, i + B, dtype=torch.int32, device=self.device).clamp(max=n - 1).expand(S, B)
-            window = take(self.text[split], offsets, self.cfg.block_size)
+            offsets = torch.arange(i, i + B, dtype=torch.int32, device=self.device).clamp(max=n - 1)
+            window = take(self.text[split], offsets.expand(S, B), self.cfg.block_size)
             chunk = self.window_losses(self.state["params"], window, self.cfg, self.dtype)
             total += chunk[:, :n - i].double().sum(1).cpu()
         return (total / n).numpy()
 
     @torch.no_grad()
     def evaluate(self) -> list[dict]:
-        """The rows of results.csv at this iteration, a dict of COLUMNS per seed; empty what the dataset has not."""
-        bad = self.state["first_bad"].cpu().tolist()
-        for seed, it in zip(self.seeds, bad):
+        """The rows of results.csv at this iteration, a dict for each seed; empty what the data has not.
+
+        Raises UserError if a seed's loss has ceased to be finite.
+        """
+        for seed, it in zip(self.seeds, self.state["first_bad"].tolist()):
             if it >= 0:
-                raise UserError(f"seed {seed}: the loss is not finite at iteration {it}; stopped at iteration "
-                                f"{self.iter_num}, log and checkpoints kept up to there; lower learning_rate")
+                raise UserError(f"seed {seed}: the loss is not finite at iteration {it}; what was logged and "
+                                "saved before is kept; lower learning_rate")
         train = self.loss("train")
-        val = train if self.text["val"] is self.text["train"] else self.loss("val")
-        rows = [dict.fromkeys(COLUMNS, "") | {"iter": self.iter_num, "seed": s, "train_loss": a, "val_loss": b}
+        val = train if np.array_equal(self.dataset.train, self.dataset.val) else self.loss("val")
+        rows = [dict.fromkeys(COLUMNS, "") | dict(iter=self.iter_num, seed=s, train_loss=a, val_loss=b)
                 for s, a, b in zip(self.seeds, train.tolist(), val.tolist())]
         sampling = {k: self.c[k] for k in ("num_samples", "temperature", "top_k")}
         p, right, asked = unflatten(self.state["params"], self.cfg), 0, 0
         for task in self.dataset.tasks:
             evaluator = EVALUATORS[task]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            with autocast(self.device, self.dtype):
                 texts = evaluator.ask(p, self.cfg, self.dataset.vocab, self.seeds, self.iter_num, **sampling)
             correct = evaluator.is_correct(texts)
             right, asked = right + correct.sum((1, 2)), asked + correct[0].size
@@ -231,13 +249,14 @@ class Run:
         kinds = [*self.dataset.tasks, *(["combined"] if len(self.dataset.tasks) > 1 else [])]
         for kind in kinds:
             score = torch.tensor([row[BEST_BY[kind]] for row in rows], dtype=torch.float64)
-            best = self.best.setdefault(kind, {"score": torch.full_like(score, -1), "iter_num": torch.zeros_like(
-                score, dtype=torch.long), "params": self.state["params"].cpu().clone()})
+            best = self.best.setdefault(kind, {
+                "score": torch.full_like(score, -1), "iter_num": torch.zeros(len(rows), dtype=torch.long),
+                "params": torch.zeros(self.state["params"].shape)})
             better = score > best["score"]
-            best["score"] = torch.where(better, score, best["score"])
-            best["iter_num"] = torch.where(better, self.iter_num, best["iter_num"])
             if better.any():
-                best["params"] = torch.where(better[:, None], self.state["params"].cpu(), best["params"])
+                best["score"][better] = score[better]
+                best["iter_num"][better] = self.iter_num
+                best["params"][better] = self.state["params"].cpu()[better]
 
     def save(self, folder: Path, rows: list[dict]) -> None:
         """Write the best checkpoints, then the latest."""
@@ -251,8 +270,8 @@ class Run:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state()
         save_checkpoint(folder / "ckpt.pt", checkpoint(
-            state["params"], self.cfg, **about, iter_num=self.iter_num, metrics=rows, best=self.best, random=rng,
-            optimizer={k: state[k] for k in ("exp_avg", "exp_avg_sq")}, elapsed_s=self.elapsed_s))
+            state["params"], self.cfg, **about, iter_num=self.iter_num, metrics=rows, best=self.best,
+            random=rng, optimizer={k: state[k] for k in ("exp_avg", "exp_avg_sq")}, elapsed_s=self.elapsed_s))
 
 
 def seed_everything(seed: int) -> None:
@@ -291,12 +310,12 @@ def resolve(c: dict) -> dict:
 def check_together(c: dict, dataset: data.Dataset) -> None:
     """Raises UserError for settings that are good alone but not together, or not with this text."""
     if c["n_embd"] % c["n_head"]:
-        raise UserError(f"n_embd = {c['n_embd']} is not divisible by n_head = {c['n_head']}; choose one that is")
+        raise UserError(f"n_embd = {c['n_embd']} is not divisible by n_head = {c['n_head']}; make it so")
     if c["lr_decay_iters"] < c["warmup_iters"]:
         raise UserError(f"lr_decay_iters = {c['lr_decay_iters']} is before the end of warmup_iters = "
                         f"{c['warmup_iters']}; expected at least that")
     if c["min_lr"] > c["learning_rate"]:
-        raise UserError(f"min_lr = {c['min_lr']} is above learning_rate = {c['learning_rate']}; expected at most that")
+        raise UserError(f"min_lr = {c['min_lr']} is above learning_rate = {c['learning_rate']}; lower it")
     for split in ("train", "val"):
         n = len(getattr(dataset, split))
         if n <= c["block_size"]:
@@ -317,8 +336,8 @@ def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
     c = {name: ckpt["config"].get(name, key.default) for name, key in configs.KEYS.items()}
     for name, value in given.items():
         if value != c[name] and value != "auto" and name not in MAY_CHANGE:
-            raise UserError(f"{name} = {value} differs from the run's {c[name]}, which --init_from=resume cannot "
-                            "change; leave it out, or start a run of its own")
+            raise UserError(f"{name} = {value} differs from the run's {c[name]}, which resuming cannot "
+                            "change; leave it out, or start a new run")
     if given.get("device", "auto") not in ("auto", c["device"]):
         print(f"warning: the run was on {c['device']}; results go on equal to rounding only")
     c |= {name: given[name] for name in MAY_CHANGE if given.get(name, "auto") != "auto"}
@@ -329,36 +348,40 @@ def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
 
 def about(c: dict, run: Run) -> dict:
     """What config.json holds."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
     name = torch.cuda.get_device_name() if run.device.type == "cuda" else processor()
     ids, T = run.dataset.train, c["block_size"]
     newline = run.dataset.vocab.find("\n")
-    return {"config": c, "parameters": count_parameters(run.cfg), "seeds": run.seeds, "tasks": run.dataset.tasks,
+    return {"config": c, "parameters": count_parameters(run.cfg), "seeds": run.seeds,
+            "tasks": run.dataset.tasks,
             "loss_floor": data.loss_floor(ids, T), "rule_loss": data.rule_loss(ids, T, newline),
             "data_sha256": run.dataset.sha256, "device": name, "threads": torch.get_num_threads(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "git_commit": git.stdout.strip() or None}
+            "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                         "numpy": np.__version__},
+            "git_commit": git_commit()}
+
+
+def git_commit() -> str | None:
+    """The repository's commit, with '-dirty' if its files differ from it; None outside git."""
+    if shutil.which("git") is None:
+        return None
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 def processor() -> str:
     """The processor's name, as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line] \
-        if cpuinfo.exists() else []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
 
 
 def open_log(path: Path, before: int):
-    """results.csv, open for appending, with its header and, of the rows it holds, those before iteration `before`."""
-    rows = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as f:
-            # a run that was killed may have left half a line at the end
-            rows = [r for r in csv.DictReader(f) if r["elapsed_s"] and int(r["iter"]) < before]
-    def write(f):
-        lines = [COLUMNS, *([r[k] for k in COLUMNS] for r in rows)]
-        f.write("".join(",".join(line) + "\n" for line in lines).encode())
-    data.replace_file(path, write)
+    """results.csv, open for appending, with its header and, of its rows, those before iteration `before`."""
+    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+    kept = [line for line in lines if line.split(",")[0].isdigit() and int(line.split(",")[0]) < before]
+    text = "\n".join([",".join(COLUMNS), *kept]) + "\n"
+    data.replace_file(path, lambda f: f.write(text.encode()))
     return open(path, "a", newline="", encoding="utf-8")
 
 
@@ -383,7 +406,7 @@ def train(run: Run, folder: Path, signals: Signals) -> None:
     """The training loop: evaluate, log and save at every eval_interval, update in between."""
     c, saved, rows = run.c, time.monotonic(), []
     with (open_log(folder / "results.csv", run.iter_num) as log,
-          tqdm(total=c["max_iters"], initial=run.iter_num, unit="it", smoothing=0.05, dynamic_ncols=True) as bar):
+          tqdm(total=c["max_iters"], initial=run.iter_num, unit="it", dynamic_ncols=True) as bar):
         started = time.monotonic() - run.elapsed_s
         while not signals.caught:
             if run.iter_num % c["eval_interval"] == 0 or run.iter_num == c["max_iters"]:
@@ -422,7 +445,7 @@ def summary(rows: list[dict]) -> str:
 
 def clear(folder: Path, c: dict) -> None:
     """Make room for a new run. Raises UserError if there is one and `overwrite` is not set."""
-    old = [p for p in (folder / "config.json", folder / "results.csv", *folder.glob("ckpt*.pt")) if p.exists()]
+    old = [p for name in ("config.json", "results.csv", "ckpt*.pt") for p in folder.glob(name)]
     if old and not c["overwrite"]:
         raise UserError(f"{folder} already holds a run ({old[0].name}); go on with --init_from=resume, "
                         "replace it with --overwrite=True, or choose another --out_dir")
@@ -446,15 +469,16 @@ def main(argv: list[str]) -> int:
         clear(folder, c)
     run = Run(c, dataset, ckpt)
     notes = about(c, run)
-    data.replace_file(folder / "config.json", lambda f: f.write((json.dumps(notes, indent=1) + "\n").encode()))
-    print(f"{folder}: {notes['parameters']:,} parameters, {len(run.seeds)} seeds from {c['seed']}, {c['device']} "
-          f"({notes['device']}), {c['dtype']}, compile={c['compile']}")
-    print(f"loss of the perfect memoriser {notes['loss_floor']:.3f}, of the rule-follower {notes['rule_loss']:.3f}")
+    text = json.dumps(notes, indent=1) + "\n"
+    data.replace_file(folder / "config.json", lambda f: f.write(text.encode()))
+    print(f"{folder}: {notes['parameters']:,} parameters, {len(run.seeds)} seeds from {c['seed']}, "
+          f"{c['device']} ({notes['device']}), {c['dtype']}, compile={c['compile']}\n"
+          f"reference losses: memoriser {notes['loss_floor']:.3f}, rule-follower {notes['rule_loss']:.3f}")
     with Signals() as signals:
         train(run, folder, signals)
     if signals.caught:
-        print(f"stopped at iteration {run.iter_num}; go on with: python train_with_eval.py --init_from=resume "
-              f"--out_dir={folder}", file=sys.stderr)
+        print(f"stopped at iteration {run.iter_num}; go on with:\n"
+              f"python train_with_eval.py --init_from=resume --out_dir={folder}", file=sys.stderr)
         return 128 + signals.caught
     return 0
 

@@ -30,7 +30,7 @@ class Key:
 KEYS = {
     "out_dir": Key("math_mini_14", "folder for the log and the checkpoints of the run"),
     "dataset": Key("as_math", "folder under data/: as_math, facts_char or both_math_and_facts"),
-    "init_from": Key("scratch", "start anew, or go on from ckpt.pt in out_dir", choices=("scratch", "resume")),
+    "init_from": Key("scratch", "start anew, or go on from out_dir's ckpt.pt", choices=("scratch", "resume")),
     "overwrite": Key(False, "replace a run that out_dir already holds"),
     "seed": Key(1337, "the first seed", lo=0, hi=2**31 - 1),
     "num_seeds": Key(1, "how many seeds train at once: seed, seed + 1, ...", lo=1, hi=100_000),
@@ -118,14 +118,16 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional: s
           ) -> tuple[dict, list[str]]:
     """Read a command line: ({key: value} of the keys given, the positional arguments).
 
-    Takes `--key=value` and `--key value`; `--help` prints every key and leaves.
-    Raises UserError for an unknown key, a wrong type, a value out of range, or a stray argument.
+    Takes `--key=value` and `--key value`, and a bare `--key` as True where that is a choice; `--help` prints
+    every key and leaves. Raises UserError for an unknown key, a wrong type, a value out of range, or a stray
+    argument.
     """
     parser = Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, key in keys.items():
         shown = f"{key.help} [{key.default}]".replace("%", "%%")
-        parser.add_argument(f"--{name}", metavar="VALUE", help=shown)
+        flag = {"nargs": "?", "const": "True"} if isinstance(key.default, bool) else {}
+        parser.add_argument(f"--{name}", metavar="VALUE", help=shown, **flag)
     if positional:
         parser.add_argument("files", nargs="*", metavar=positional, default=[])
     # intermixed: a file may stand before or after the keys
@@ -136,12 +138,12 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional: s
         name = text.lstrip("-").split("=")[0]
         hint = nearest(name, keys) if text.startswith("-") else ""
         raise UserError(f"unknown argument {text}{hint}; --help lists what there is")
-    source = "command line"
-    return {name: check(name, from_text(text, keys[name]), keys[name], source) for name, text in given.items()}, files
+    values = {name: from_text(text, keys[name]) for name, text in given.items()}
+    return {name: check(name, value, keys[name], "command line") for name, value in values.items()}, files
 
 
 def read_file(path: str) -> dict:
-    """The settings that a run config assigns. Raises UserError if it is missing, broken, or names no known key."""
+    """The settings that a run config assigns. Raises UserError if it cannot be read or has unknown keys."""
     try:
         code = compile(Path(path).read_text(encoding="utf-8"), path, "exec")
     except (OSError, UnicodeDecodeError) as e:
@@ -165,7 +167,7 @@ def read_file(path: str) -> dict:
 
 
 def read(argv: list[str], description: str) -> tuple[dict, dict]:
-    """A training command line's effective config (defaults, then config files, then keys), and what was given."""
+    """A training command line's config (defaults, then config files, then keys), and what was given."""
     on_line, files = parse(argv, KEYS, description, positional="CONFIG")
     given: dict = {}
     for path in files:
@@ -175,7 +177,7 @@ def read(argv: list[str], description: str) -> tuple[dict, dict]:
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Run a script's `main(argv)`; a UserError, or a disk's refusal, becomes one line on stderr and exit code 2."""
+    """Run a script's `main(argv)`; a UserError, or a disk's, becomes one line on stderr and exit code 2."""
     try:
         sys.exit(main(sys.argv[1:]))
     except (UserError, OSError) as e:

@@ -33,12 +33,12 @@ class Dataset:
 
 
 def rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """The random numbers of (seed, purpose, index): a function of these and of nothing else the program did."""
+    """The random numbers of (seed, purpose, index): a function of these, whatever else the program did."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), index])
 
 
 def replace_file(path: Path, write) -> None:
-    """Call `write(file)` on a new file and put it in the place of `path` at once, or leave `path` as it was."""
+    """Call `write(file)` on a new file and put it in the place of `path`, or leave `path` as it was."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as f:
@@ -81,7 +81,8 @@ def write(folder: Path, text: str, tasks: tuple[str, ...]) -> None:
     replace_file(folder / "train.bin", lambda f: f.write(ids))
     replace_file(folder / "val.bin", lambda f: f.write(ids))
     replace_file(folder / "meta.json", lambda f: f.write(json.dumps(meta, indent=1).encode()))
-    print(f"{folder.name}: {len(ids):,} characters, vocabulary of {len(vocab)}: train.bin, val.bin, meta.json")
+    print(f"data/{folder.name}: wrote train.bin, val.bin and meta.json: {len(ids):,} characters, "
+          f"vocabulary of {len(vocab)}")
 
 
 def prepare(name: str) -> None:
@@ -142,11 +143,11 @@ def windows(ids: np.ndarray, block_size: int) -> np.ndarray:
 
 
 def loss_floor(ids: np.ndarray, block_size: int) -> float:
-    """The perfect memoriser's loss, nats per character: the entropy of the next character given all that stands
-    before it in its window, over all windows of the file.
+    """The perfect memoriser's loss, in nats per character: the entropy of the next character given all that
+    stands before it in its window, over all windows of the file.
 
-    With n_k(g) the count of string g among the windows' first k characters: the mean over k = 1 .. block_size of
-    (sum_g n_k(g) ln n_k(g) - sum_g n_k+1(g) ln n_k+1(g)) / number of windows.
+    With n_k(g) the count of string g among the windows' first k characters, it is the mean over k = 1 ..
+    block_size of (sum_g n_k(g) ln n_k(g) - sum_g n_k+1(g) ln n_k+1(g)) / number of windows.
     """
     rows = windows(ids, block_size)
 
@@ -160,9 +161,9 @@ def loss_floor(ids: np.ndarray, block_size: int) -> float:
 def rule_loss(ids: np.ndarray, block_size: int, newline: int) -> float:
     """The ideal rule-follower's loss, nats per character: it knows the lines but not their order.
 
-    A state is a place in the file. Lines are drawn independently and uniformly from the file's own, and the first
-    character of a window is uniform over places: Bayes' filter over the places gives each next character's
-    probability exactly. Without a newline at its end the file's last line is taken as complete.
+    A state is a place in the file. Lines are drawn independently and uniformly from the file's own, and the
+    first character of a window is uniform over places: Bayes' filter over the places gives each next
+    character's probability exactly. The file's last line counts as complete, newline or not.
     """
     is_end = ids == newline
     is_end[-1] = True
@@ -178,7 +179,8 @@ def rule_loss(ids: np.ndarray, block_size: int, newline: int) -> float:
             leap = belief[ended].sum() / len(starts)
             places, belief = places[~ended] + 1, belief[~ended]
             if leap > 0:
-                places, belief = np.concatenate([places, starts]), np.concatenate([belief, np.full(len(starts), leap)])
+                places = np.concatenate([places, starts])
+                belief = np.concatenate([belief, np.full(len(starts), leap)])
             keep = ids[places] == token
             places, belief = places[keep], belief[keep]
             p = belief.sum()

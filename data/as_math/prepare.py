@@ -19,7 +19,7 @@ def answer(a: int, op: str, b: int) -> int:
 
 
 def is_held_out(a: int, op: str, b: int) -> bool:
-    """Whether an equation is never shown in training: those of 5 and 7, in either order, for both operations."""
+    """Whether an equation is never shown in training: those of 5 and 7, in either order, + and -."""
     return {a, b} == {5, 7}
 
 

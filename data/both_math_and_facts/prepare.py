@@ -1,4 +1,4 @@
-"""The arithmetic text followed by the capitals text: `<3+4=7>` lines, then `Capital of Zambia is Lusaka ` lines.
+"""The arithmetic text, then the capitals text: `<3+4=7>`, ..., `Capital of Zambia is Lusaka `.
 
 3,311 characters, vocabulary of 66.
 """
