@@ -128,14 +128,14 @@ def record(step, state: dict[str, torch.Tensor]):
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):
+        for _ in range(3):  # compiles, and lets the libraries allocate what they need
             step()
+            for k, v in saved.items():
+                state[k].copy_(v)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph):  # records, without running
         step()
-    for k, v in saved.items():
-        state[k].copy_(v)
     torch.cuda.set_rng_state(random_state)
     return graph.replay
 
@@ -179,9 +179,8 @@ class Run:
         args = (schedule(c).to(self.device), decay.to(self.device), self.cfg, c, self.dtype)
         step, self.window_losses = update, window_losses
         if c["compile"]:
-            options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}  # one kind of arguments only
-            if self.device.type == "cpu":
-                options["realize_reads_threshold"] = 1  # else each of n_embd sums computes the softmax again
+            # without it each of the n_embd sums in attention computes the softmax again
+            options = {"realize_reads_threshold": 1} if self.device.type == "cpu" else None
             step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False, options=options)
                                         for f in (step, window_losses))
         @torch.no_grad()
@@ -208,13 +207,12 @@ class Run:
         """The exact mean loss of each seed over every window of a split, (S,), in float64."""
         S, B = len(self.seeds), self.c["batch_size"]
         n = len(self.text[split]) - self.cfg.block_size
-        total = torch.zeros(S, dtype=torch.float64)
+        chunks = []
         for i in range(0, n, B):
             offsets = torch.arange(i, i + B, dtype=torch.int32, device=self.device).clamp(max=n - 1)
             window = take(self.text[split], offsets.expand(S, B), self.cfg.block_size)
-            chunk = self.window_losses(self.state["params"], window, self.cfg, self.dtype)
-            total += chunk[:, :n - i].double().sum(1).cpu()
-        return (total / n).numpy()
+            chunks.append(self.window_losses(self.state["params"], window, self.cfg, self.dtype).float())
+        return torch.cat(chunks, 1)[:, :n].cpu().double().mean(1).numpy()
 
     @torch.no_grad()
     def evaluate(self) -> list[dict]:
