@@ -39,6 +39,12 @@ class GPTConfig:
     bias: bool = False
 
 
+def shape_of(c: dict, vocab_size: int) -> GPTConfig:
+    """The model that a run config's settings describe."""
+    names = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")
+    return GPTConfig(vocab_size=vocab_size, **{name: c[name] for name in names})
+
+
 def shapes(cfg: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of each parameter of one seed, in nanoGPT's order, the tied head left out."""
     n, m = cfg.n_embd, cfg.mlp_expansion * cfg.n_embd

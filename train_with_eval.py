@@ -37,6 +37,7 @@ from model import (
     load_checkpoint,
     losses,
     save_checkpoint,
+    shape_of,
     unflatten,
 )
 
@@ -147,8 +148,7 @@ class Run:
         """Start `c` (without 'auto's) on `dataset`, or go on from the dict of a ckpt.pt."""
         self.c, self.dataset = c, dataset
         self.seeds = [c["seed"] + i for i in range(c["num_seeds"])]
-        shape = {k: c[k] for k in ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")}
-        self.cfg = GPTConfig(vocab_size=len(dataset.vocab), **shape)
+        self.cfg = shape_of(c, len(dataset.vocab))
         self.device = torch.device(c["device"])
         self.dtype = getattr(torch, c["dtype"])
         self.iter_num, self.elapsed_s, self.best = 0, 0.0, {}
@@ -346,13 +346,13 @@ def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
 
 def about(c: dict, run: Run) -> dict:
     """What config.json holds."""
-    name = torch.cuda.get_device_name() if run.device.type == "cuda" else processor()
     ids, T = run.dataset.train, c["block_size"]
     newline = run.dataset.vocab.find("\n")
     return {"config": c, "parameters": count_parameters(run.cfg), "seeds": run.seeds,
             "tasks": run.dataset.tasks,
             "loss_floor": data.loss_floor(ids, T), "rule_loss": data.rule_loss(ids, T, newline),
-            "data_sha256": run.dataset.sha256, "device": name, "threads": torch.get_num_threads(),
+            "data_sha256": run.dataset.sha256, "device": device_name(c["device"]),
+            "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
                          "numpy": np.__version__},
             "git_commit": git_commit()}
@@ -367,8 +367,10 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def processor() -> str:
-    """The processor's name, as the system tells it."""
+def device_name(device: str) -> str:
+    """The name of the GPU or of the processor, as the system tells it."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"

@@ -79,7 +79,7 @@ def expected(key: Key) -> str:
 
 def check(name: str, value: object, key: Key, source: str) -> object:
     """`value` as the type of `key`; raises UserError, naming `source`, for a wrong type or range."""
-    if isinstance(key.default, float) and type(value) is int:
+    if isinstance(key.default, float) and type(value) is int and abs(value) < 1e300:
         value = float(value)
     if key.choices:
         good = any(value is c or (type(value) is str and value == c) for c in key.choices)
