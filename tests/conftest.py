@@ -1,0 +1,35 @@
+"""Fixtures: prepared data, and trainings of a few iterations that several tests look at but do not change."""
+import pytest
+
+import data
+from helpers import TASKS, train
+
+
+@pytest.fixture(scope="session")
+def datasets() -> dict[str, data.Dataset]:
+    """The three datasets by task."""
+    return {task: data.load(name) for task, name in TASKS.items()}
+
+
+@pytest.fixture(scope="session")
+def math_run(tmp_path_factory):
+    """Two seeds of n14 on arithmetic, 20 iterations."""
+    return train(tmp_path_factory.mktemp("math"), "--num_seeds=2")
+
+
+@pytest.fixture(scope="session")
+def facts_run(tmp_path_factory):
+    """n14 on capitals, 20 iterations."""
+    return train(tmp_path_factory.mktemp("facts"), run="facts_mini_14")
+
+
+@pytest.fixture(scope="session")
+def both_run(tmp_path_factory):
+    """n14 on both, evaluated once at iteration 0."""
+    return train(tmp_path_factory.mktemp("both"), "--max_iters=0", run="both_mini_14")
+
+
+@pytest.fixture(scope="session")
+def compiled_runs(tmp_path_factory):
+    """The same compiled run twice in one process."""
+    return [train(tmp_path_factory.mktemp(f"compiled{i}"), "--compile=True") for i in (1, 2)]

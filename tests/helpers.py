@@ -1,0 +1,69 @@
+"""What several test files need: short trainings, their logs, and scripts as real processes."""
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import config
+import data
+import train_with_eval
+from model import GPTConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = {"math": "as_math", "facts": "facts_char", "both": "both_math_and_facts"}
+SIZES = ("14", "28", "56", "mlt")
+RUNS = [f"{task}_mini_{size}{wd}" for task in TASKS for size in SIZES for wd in ("", "_wd")]
+VOCAB = {"math": 17, "facts": 51, "both": 66}
+TINY = ["--device=cpu", "--compile=False", "--batch_size=128", "--warmup_iters=5", "--lr_decay_iters=30",
+        "--eval_interval=10", "--num_samples=2", "--max_iters=20"]
+
+
+def settings(run: str = "math_mini_14", **changed) -> dict:
+    """The effective config of a run, ready for `train_with_eval.Run`: small batches on the CPU, not compiled."""
+    c = config.read([f"config/train_{run}.py"], "")[0]
+    return train_with_eval.resolve(c | dict(device="cpu", compile=False, batch_size=8) | changed)
+
+
+def shape_of(run: str) -> GPTConfig:
+    """The GPTConfig of a run config."""
+    c = config.read([f"config/train_{run}.py"], "")[0]
+    return GPTConfig(vocab_size=VOCAB[run.split("_")[0]],
+                     **{k: c[k] for k in ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")})
+
+
+def start(**changed) -> train_with_eval.Run:
+    """A run in memory, of `settings(**changed)`."""
+    c = settings(**changed)
+    return train_with_eval.Run(c, data.load(c["dataset"]))
+
+
+def train(folder: Path, *args: str, run: str = "math_mini_14") -> Path:
+    """Train a run config, shortened by TINY and then by `args`, into `folder`."""
+    assert train_with_eval.main([f"config/train_{run}.py", f"--out_dir={folder}", *TINY, *args]) == 0
+    return folder
+
+
+def resume(folder: Path, *args: str) -> None:
+    """Go on with the run in `folder`."""
+    assert train_with_eval.main([f"--out_dir={folder}", "--init_from=resume", *args]) == 0
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    """The rows of results.csv without the elapsed time."""
+    with open(folder / "results.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    for row in rows:
+        assert float(row.pop("elapsed_s")) >= 0
+    return rows
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def run_script(*argv: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
+    """A script as a real process."""
+    return subprocess.run([sys.executable, *argv], cwd=cwd, capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | env)

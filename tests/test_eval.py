@@ -1,0 +1,224 @@
+"""Evaluators: what counts as right, the totals, and the command lines."""
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+import eval_as_math
+import eval_capitals
+import sample
+import train_with_eval
+from config import UserError
+from data.facts_char.prepare import capitals
+from helpers import log, train
+
+CAPITAL_OF = dict(capitals())
+
+
+def oracle(wrong_on_held_out: bool = False):
+    """A hand-made `complete` that maps each prompt to its answer, as the text has it."""
+
+    def answer(prompt: str) -> str:
+        if prompt.startswith("Capital of "):
+            return CAPITAL_OF[prompt.removeprefix("Capital of ").removesuffix(" is ")] + " \n"
+        a, op, b = prompt.strip("<=")
+        value = int(a) + int(b) if op == "+" else int(a) - int(b)
+        return f"{value + (wrong_on_held_out and {a, b} == {'5', '7'})}>"
+
+    def complete(p, cfg, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
+        texts = [answer(prompt).ljust(new, stop or " ")[:new] for prompt in prompts]
+        return np.tile(np.array(texts)[None, :, None], (len(gens), 1, num_samples))
+
+    return complete
+
+
+@pytest.fixture
+def use_oracle(monkeypatch):
+    """Puts an oracle in the place of the model, in both evaluators."""
+
+    def use(**how):
+        for module in (eval_as_math, eval_capitals):
+            monkeypatch.setattr(module, "complete", oracle(**how))
+
+    return use
+
+
+@pytest.mark.parametrize("wrong_on_held_out, add, heldout, math_acc, combined", [
+    (False, "1000", "40", 1.0, 1.0), (True, "980", "0", 0.98, 2460 / 2500)])
+def test_training_logs_what_an_oracle_deserves(use_oracle, tmp_path, wrong_on_held_out, add, heldout, math_acc, combined):
+    """All right is 100%; wrong on the held-out prompts alone is 98% of the arithmetic and 0 of 40."""
+    use_oracle(wrong_on_held_out=wrong_on_held_out)
+    row, = log(train(tmp_path / "run", "--max_iters=0", "--num_samples=10", run="both_mini_14"))
+    assert (row["add_correct"], row["add_total"], row["sub_correct"], row["sub_total"]) == (add, "1000", add, "1000")
+    assert (row["heldout_correct"], row["heldout_total"]) == (heldout, "40")
+    assert (row["facts_correct"], row["facts_total"], float(row["facts_acc"])) == ("500", "500", 1.0)
+    assert float(row["math_acc"]) == pytest.approx(math_acc)
+    assert float(row["combined_acc"]) == pytest.approx(combined)
+
+
+def table(path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+@pytest.mark.parametrize("wrong, totals", [(False, ["100.00%"] * 4), (True, ["98.00%", "98.00%", "100.00%", "0.00%"])])
+def test_math_command_prints_and_writes_what_an_oracle_deserves(use_oracle, math_run, capsys, wrong, totals):
+    use_oracle(wrong_on_held_out=wrong)
+    eval_as_math.main([f"--out_dir={math_run}", "--num_samples=3"])
+    out = capsys.readouterr().out
+    assert [line.split()[-1] for line in out.splitlines() if line.endswith("%")] == totals
+    assert out.count("[0]" if wrong else "[3]") == 4, "the four held-out cases are marked"
+    assert ("<" not in out) and ("5+7=12 [held-out]: '13>' x3" in out) == wrong
+    rows = table(math_run / "eval_as_math.csv")
+    assert len(rows) == 200 and {row["total"] for row in rows} == {"3"}
+    held_out = [(row["a"], row["op"], row["b"]) for row in rows if row["held_out"] == "1"]
+    assert held_out == [("5", "+", "7"), ("7", "+", "5"), ("5", "-", "7"), ("7", "-", "5")]
+    assert {row["correct"] for row in rows if row["held_out"] == "1"} == {"0" if wrong else "3"}
+    assert {row["correct"] for row in rows if row["held_out"] == "0"} == {"3"}
+    assert all(int(row["answer"]) == eval(row["a"] + row["op"] + row["b"]) for row in rows)
+
+
+def test_capitals_command_prints_and_writes_what_an_oracle_deserves(use_oracle, facts_run, capsys):
+    use_oracle()
+    eval_capitals.main([f"--out_dir={facts_run}", "--num_samples=3"])
+    assert "150 / 150  100.00%" in capsys.readouterr().out
+    rows = table(facts_run / "eval_capitals.csv")
+    assert [(row["country"], row["capital"]) for row in rows] == capitals()
+    assert {(row["correct"], row["total"]) for row in rows} == {("3", "3")}
+    assert rows[1]["answers"] == "Washington DC|Washington DC|Washington DC"
+
+
+def right_for(equation: tuple, texts: list[str]) -> list[bool]:
+    """Which of several texts `is_correct` takes for the answer of one equation."""
+    everything = np.tile(np.array(texts), (200, 1))
+    return eval_as_math.is_correct(everything)[eval_as_math.EQUATIONS.index(equation)].tolist()
+
+
+def test_the_integer_after_the_equals_sign_decides():
+    """Whatever follows it, and nothing before it."""
+    texts = ["12>\n", "12> ", "12", "12a", "012>", "12.5", "1", "123>", "+12", " 12>", "-12>", "", "x12>", ">12", "1 2>"]
+    assert right_for((5, "+", 7), texts) == [True] * 6 + [False] * 9
+    texts = ["-4>x", "-4", "-4a", "4>", "--4", "- 4>", "-", "", "−4>", "-4-4"]
+    assert right_for((1, "-", 5), texts) == [True, True, True] + [False] * 6 + [True]
+    assert right_for((0, "+", 1), ["1a", "1>", "+1", "+3", "a1"]) == [True, True, False, False, False]
+    assert right_for((3, "-", 3), ["0>", "-0>", "", "00", "O"]) == [True, True, False, True, False]
+
+
+def test_every_equation_is_compared_with_its_own_answer():
+    texts = np.array([[f"{eval(f'{a}{op}{b}')}>", "5>"] for a, op, b in eval_as_math.EQUATIONS])
+    correct = eval_as_math.is_correct(texts)
+    assert correct[:, 0].all()
+    assert correct[:, 1].sum() == 6 + 5, "5 is the answer of six additions and five subtractions"
+
+
+def test_math_totals_count_each_slice():
+    """Held-out cases are part of add and sub and of math_acc, and counted apart."""
+    correct = np.zeros((200, 4), dtype=bool)
+    for equation, right in (((5, "+", 7), 3), ((7, "-", 5), 2), ((0, "+", 0), 4), ((9, "-", 9), 1)):
+        correct[eval_as_math.EQUATIONS.index(equation), :right] = True
+    assert eval_as_math.totals(correct) == {
+        "add_correct": 7, "add_total": 400, "sub_correct": 3, "sub_total": 400, "math_acc": 10 / 800,
+        "heldout_correct": 5, "heldout_total": 16}
+
+
+def test_the_capital_s_line_decides_without_regard_to_case():
+    """Surrounding spaces and what comes after the line do not matter; anything else on the line does."""
+    texts = ["Paris \n", "paris", "PARIS \nCapital of", " Paris\n", "Pari \n", "Paris. \n", "Paris London \n", "\nParis", "", "P"]
+    assert capitals()[0] == ("France", "Paris")
+    correct = eval_capitals.is_correct(np.tile(np.array(texts), (50, 1)))
+    assert correct[0].tolist() == [True] * 4 + [False] * 6
+    assert not correct[1:].any()
+
+
+def test_capital_totals():
+    correct = np.zeros((50, 4), dtype=bool)
+    correct[:3, :2] = True
+    assert eval_capitals.totals(correct) == {"facts_correct": 6, "facts_total": 200, "facts_acc": 0.03}
+
+
+@pytest.mark.parametrize("seed", [1337, 1338])
+def test_math_command_agrees_with_the_log(math_run, seed):
+    """The latest checkpoint, asked as the training asked it, gives the counts of the last row."""
+    eval_as_math.main([f"--out_dir={math_run}", f"--model_seed={seed}", "--num_samples=2"])
+    rows = table(math_run / "eval_as_math.csv")
+    last = next(row for row in reversed(log(math_run)) if row["seed"] == str(seed))
+    assert last["iter"] == "20"
+    for name, op in (("add", "+"), ("sub", "-")):
+        assert sum(int(row["correct"]) for row in rows if row["op"] == op) == int(last[f"{name}_correct"])
+    assert sum(int(row["correct"]) for row in rows if row["held_out"] == "1") == int(last["heldout_correct"])
+    assert len({answer for row in rows for answer in row["answers"].split("|")}) > 1
+
+
+def test_best_checkpoint_gives_the_best_row(math_run):
+    """Of each seed: the first of its rows with the highest accuracy."""
+    for seed in (1337, 1338):
+        rows = [row for row in log(math_run) if row["seed"] == str(seed)]
+        best = max(rows, key=lambda row: float(row["math_acc"]))  # the first of equals
+        ckpt = torch.load(math_run / "ckpt_best_math.pt", weights_only=True)
+        assert ckpt["iter_num"][ckpt["seeds"].index(seed)] == int(best["iter"])
+        eval_as_math.main([f"--out_dir={math_run}", "--ckpt=ckpt_best_math.pt", f"--model_seed={seed}", "--num_samples=2"])
+        right = sum(int(row["correct"]) for row in table(math_run / "eval_as_math.csv"))
+        assert right == int(best["add_correct"]) + int(best["sub_correct"])
+
+
+def test_capitals_command_agrees_with_the_log(facts_run, capsys):
+    eval_capitals.main([f"--out_dir={facts_run}", "--num_samples=2"])
+    last = log(facts_run)[-1]
+    assert f"{last['facts_correct']} / 100" in " ".join(capsys.readouterr().out.split())
+    assert sum(int(row["correct"]) for row in table(facts_run / "eval_capitals.csv")) == int(last["facts_correct"])
+
+
+def test_a_model_of_both_answers_both(both_run):
+    row, = log(both_run)
+    eval_as_math.main([f"--out_dir={both_run}", "--num_samples=2"])
+    eval_capitals.main([f"--out_dir={both_run}", "--num_samples=2"])
+    assert sum(int(r["correct"]) for r in table(both_run / "eval_as_math.csv")) == int(row["add_correct"]) + int(row["sub_correct"])
+    assert sum(int(r["correct"]) for r in table(both_run / "eval_capitals.csv")) == int(row["facts_correct"])
+
+
+@pytest.mark.parametrize("evaluator, run", [(eval_capitals, "math_run"), (eval_as_math, "facts_run")])
+def test_a_model_that_cannot_spell_the_prompts_is_refused(evaluator, run, request):
+    folder = request.getfixturevalue(run)
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError, match="characters that the vocabulary lacks"):
+        evaluator.main([f"--out_dir={folder}"])
+    assert sorted(folder.iterdir()) == before
+
+
+SAMPLE = ["--num_samples=5", "--max_new_tokens=3", "--start=<7-5"]
+
+
+def test_sample_prints_completions_of_the_prompt(math_run, capsys):
+    """Five of three characters each; the same for the same --seed, others for another, or for another trained seed."""
+    outs = []
+    for extra in ([], [], ["--seed=1"], ["--model_seed=1338"], ["--ckpt=ckpt_best_math.pt"]):
+        sample.main([f"--out_dir={math_run}", *SAMPLE, *extra])
+        outs.append(capsys.readouterr().out)
+    for out in outs:
+        texts = out.split("\n---------------\n")
+        assert len(texts) == 6 and texts.pop() == ""
+        assert all(text.startswith("<7-5") and len(text) == 7 for text in texts)
+    assert outs[0] == outs[1] and outs[0] not in (outs[2], outs[3])
+
+
+def test_sample_reads_its_prompt_from_a_file(math_run, tmp_path, capsys):
+    (tmp_path / "prompt.txt").write_text("<1+1=")
+    sample.main([f"--out_dir={math_run}", "--num_samples=1", f"--start=FILE:{tmp_path}/prompt.txt"])
+    assert capsys.readouterr().out.startswith("<1+1=")
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--start="], "start|empty"), (["--start=a"], "characters that the vocabulary lacks"),
+    (["--start=FILE:nowhere.txt"], "nowhere.txt"), (["--model_seed=7"], "1337, 1338"), (["--temperature=-1"], "temperature"),
+    (["--ckpt=ckpt_best_facts.pt"], "ckpt.pt"), (["--top_k=0"], "top_k"), (["--out_dir=nowhere"], "nowhere")], ids=str)
+def test_sample_refuses_what_it_cannot_do(math_run, args, message):
+    with pytest.raises(UserError, match=message):
+        sample.main([f"--out_dir={math_run}", *args])
+
+
+def test_the_log_s_columns_are_those_of_the_design():
+    assert ",".join(train_with_eval.COLUMNS) == (
+        "iter,seed,train_loss,val_loss,add_correct,add_total,sub_correct,sub_total,math_acc,heldout_correct,"
+        "heldout_total,facts_correct,facts_total,facts_acc,combined_acc,elapsed_s")
