@@ -151,7 +151,8 @@ def sample(logits: torch.Tensor, row: torch.Tensor, u: torch.Tensor, temperature
     ids = ids.gather(1, row)
     if temperature == 0:
         return ids[:, :, 0]
-    cdf = (best / temperature).softmax(-1).cumsum(-1).gather(1, row)
+    # the best is 0, and stays so divided by the smallest temperature that float32 can tell from 0
+    cdf = ((best - best[..., :1]) / max(temperature, 1e-30)).softmax(-1).cumsum(-1).gather(1, row)
     rank = torch.searchsorted(cdf, u[:, :, None] * cdf[:, :, -1:], right=True).clamp(max=best.shape[2] - 1)
     return ids.gather(2, rank)[:, :, 0]
 
@@ -259,15 +260,17 @@ def load_checkpoint(path: Path) -> tuple[dict, GPTConfig]:
     missing = [k for k in keys if not isinstance(ckpt, dict) or k not in ckpt]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; expected one that train_with_eval.py wrote")
-    unknown = set(ckpt["model_args"]) ^ {f.name for f in fields(GPTConfig)}
-    if unknown or ckpt["model_args"]["bias"]:
-        raise UserError(f"{path}: its model_args differ in {', '.join(sorted(unknown)) or 'bias'}; "
-                        "expected a model of this repository")
-    cfg = GPTConfig(**ckpt["model_args"])
+    args, kinds = ckpt["model_args"], {f.name: f.type for f in fields(GPTConfig)}
+    if not isinstance(args, dict) or {k: type(v) for k, v in args.items()} != kinds or args["bias"]:
+        raise UserError(f"{path}: its model_args are not those of this repository's GPT, which has no biases")
+    cfg, seeds = GPTConfig(**args), len(ckpt["seeds"])
+    if not isinstance(ckpt["vocab"], str) or len(ckpt["vocab"]) != cfg.vocab_size:
+        raise UserError(f"{path}: its vocab is not the {cfg.vocab_size} characters that model_args promise")
+    model = ckpt["model"] if isinstance(ckpt["model"], dict) else {}
     for name, shape in shapes(cfg).items():
-        found = tuple(ckpt["model"][name].shape) if name in ckpt["model"] else None
-        if found != (len(ckpt["seeds"]), *shape):
-            raise UserError(f"{path}: {name} is {found}, expected {(len(ckpt['seeds']), *shape)}")
+        found = tuple(getattr(model.get(name), "shape", ()))
+        if found != (seeds, *shape):
+            raise UserError(f"{path}: {name} has shape {found}, expected {(seeds, *shape)}")
     return ckpt, cfg
 
 

@@ -378,8 +378,12 @@ def device_name(device: str) -> str:
 
 def open_log(path: Path, before: int):
     """results.csv, open for appending, with its header and, of its rows, those before iteration `before`."""
-    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    kept = [line for line in lines if line.split(",")[0].isdigit() and int(line.split(",")[0]) < before]
+    # what follows the last newline is half a line, of a run that was killed
+    lines = path.read_text(encoding="utf-8").split("\n")[1:-1] if path.exists() else []
+    for number, line in enumerate(lines, start=2):
+        if line.count(",") != len(COLUMNS) - 1 or not line.split(",")[0].isdigit():
+            raise UserError(f"{path}, line {number}: damaged; mend or delete the line, then resume again")
+    kept = [line for line in lines if int(line.split(",")[0]) < before]
     text = "\n".join([",".join(COLUMNS), *kept]) + "\n"
     data.replace_file(path, lambda f: f.write(text.encode()))
     return open(path, "a", newline="", encoding="utf-8")

@@ -90,7 +90,9 @@ def check(name: str, value: object, key: Key, source: str) -> object:
         if good and type(value) is str:
             good = bool(value) and "\0" not in value
     if not good:
-        raise UserError(f"{source}: {name} = {value!r} will not do; expected {expected(key)}")
+        # Python refuses to print a number of thousands of digits
+        shown = "a huge number" if type(value) is int and abs(value) > 10**40 else repr(value)
+        raise UserError(f"{source}: {name} = {shown} will not do; expected {expected(key)}")
     return value
 
 
@@ -156,7 +158,7 @@ def read_file(path: str) -> dict:
     names: dict = {"__file__": path, "__name__": "run_config"}
     try:
         exec(code, names)
-    except Exception as e:  # noqa: BLE001  the file is the user's own code and may raise anything
+    except (Exception, SystemExit) as e:  # the user's own code may raise anything
         raise UserError(f"config file {path} raised {type(e).__name__}: {e}; fix the file") from None
     settings = {k: v for k, v in names.items() if not k.startswith("_") and not k.isupper()}
     for name in settings:

@@ -1,8 +1,18 @@
 """Fixtures: prepared data, and trainings of a few iterations that several tests look at but do not change."""
 import pytest
+import torch
 
 import data
 from helpers import TASKS, train
+
+torch.set_num_threads(1)  # tensors this small only wait for a second thread, long if the machine is busy
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers():
+    """Trainings flush them to zero for the whole process; hypothesis wants them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,13 @@ TASKS = {"math": "as_math", "facts": "facts_char", "both": "both_math_and_facts"
 SIZES = ("14", "28", "56", "mlt")
 RUNS = [f"{task}_mini_{size}{wd}" for task in TASKS for size in SIZES for wd in ("", "_wd")]
 VOCAB = {"math": 17, "facts": 51, "both": 66}
+SAMPLING = ["--num_samples=2", "--temperature=1"]  # warm: an untrained model's cold samples all say the same
 TINY = ["--device=cpu", "--compile=False", "--batch_size=128", "--warmup_iters=5", "--lr_decay_iters=30",
-        "--eval_interval=10", "--num_samples=2", "--max_iters=20"]
+        "--eval_interval=10", "--max_iters=20", *SAMPLING]
 
 
 def settings(run: str = "math_mini_14", **changed) -> dict:
-    """The effective config of a run, ready for `train_with_eval.Run`: small batches on the CPU, not compiled."""
+    """The effective config of a run, ready for `train_with_eval.Run`: small batches, CPU, not compiled."""
     c = config.read([f"config/train_{run}.py"], "")[0]
     return train_with_eval.resolve(c | dict(device="cpu", compile=False, batch_size=8) | changed)
 
@@ -28,8 +29,8 @@ def settings(run: str = "math_mini_14", **changed) -> dict:
 def shape_of(run: str) -> GPTConfig:
     """The GPTConfig of a run config."""
     c = config.read([f"config/train_{run}.py"], "")[0]
-    return GPTConfig(vocab_size=VOCAB[run.split("_")[0]],
-                     **{k: c[k] for k in ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")})
+    keys = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")
+    return GPTConfig(vocab_size=VOCAB[run.split("_")[0]], **{k: c[k] for k in keys})
 
 
 def start(**changed) -> train_with_eval.Run:
@@ -38,9 +39,9 @@ def start(**changed) -> train_with_eval.Run:
     return train_with_eval.Run(c, data.load(c["dataset"]))
 
 
-def train(folder: Path, *args: str, run: str = "math_mini_14") -> Path:
-    """Train a run config, shortened by TINY and then by `args`, into `folder`."""
-    assert train_with_eval.main([f"config/train_{run}.py", f"--out_dir={folder}", *TINY, *args]) == 0
+def train(folder: Path, *args: str, run: str = "math_mini_14", code: int = 0) -> Path:
+    """Train a run config, shortened by TINY and `args`, into `folder`; its exit code must be `code`."""
+    assert train_with_eval.main([f"config/train_{run}.py", f"--out_dir={folder}", *TINY, *args]) == code
     return folder
 
 

@@ -1,4 +1,4 @@
-"""An independent GPT in plain PyTorch, as nanoGPT writes it (one model, tokens before features), and what it implies."""
+"""An independent GPT in plain PyTorch, as nanoGPT writes it: one model, tokens before features."""
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -55,7 +55,8 @@ class GPT(nn.Module):
         self.block_size = cfg.block_size
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(cfg.vocab_size, cfg.n_embd), wpe=nn.Embedding(cfg.block_size, cfg.n_embd),
-            h=nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer)), ln_f=nn.LayerNorm(cfg.n_embd, bias=False)))
+            h=nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer)),
+            ln_f=nn.LayerNorm(cfg.n_embd, bias=False)))
         self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
         self.transformer.wte.weight = self.lm_head.weight
 
@@ -93,8 +94,8 @@ def loss(gpt: GPT, windows: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def continue_one(gpt: GPT, prompt: list[int], u, temperature: float, top_k: int, stop: int | None = None) -> list[int]:
-    """One sample, one character at a time: the uniform number u[t] picks from the sorted top_k probabilities."""
+def continue_one(gpt: GPT, prompt: list[int], u, temperature: float, top_k: int, stop: int | None = None):
+    """One sample, a token at a time: the uniform number u[t] picks from the sorted top_k probabilities."""
     ids, out = list(prompt), []
     for x in u:
         if stop is not None and stop in out:

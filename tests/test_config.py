@@ -9,9 +9,9 @@ from helpers import ROOT, RUNS, SIZES, TASKS, run_script
 
 BLOCK_SIZE = {"math": 9, "facts": 24, "both": 24}
 BATCH_SIZE = {"math": 882, "facts": 576, "both": 576}
-SAME = dict(num_seeds=1, seed=1337, eval_interval=250, num_samples=10, temperature=0.01, top_k=10, max_iters=30_000,
-            warmup_iters=2_000, lr_decay_iters=25_000, beta1=0.9, beta2=0.99, grad_clip=1.0, init_from="scratch",
-            overwrite=False, device="auto", dtype="auto", compile="auto")
+SAME = dict(num_seeds=1, seed=1337, eval_interval=250, num_samples=10, temperature=0.01, top_k=10,
+            max_iters=30_000, warmup_iters=2_000, lr_decay_iters=25_000, beta1=0.9, beta2=0.99, grad_clip=1.0,
+            init_from="scratch", overwrite=False, device="auto", dtype="auto", compile="auto")
 MLT = dict(n_layer=6, n_head=6, n_embd=384, mlp_expansion=4, dropout=0.2, weight_decay=0.1,
            learning_rate=1e-5, min_lr=1e-6)
 
@@ -48,8 +48,9 @@ def test_command_line_forms():
     """--key=value, --key value, a value that holds '=', files and keys in any order, the last word wins."""
     assert read("--n_embd=28")["n_embd"] == read("--n_embd", "28")["n_embd"] == 28
     assert read("--out_dir=a=b=c")["out_dir"] == read("--out_dir", "a=b=c")["out_dir"] == "a=b=c"
-    both = read("--n_embd=7", "config/train_math_mini_28.py", "--seed=3"), read("config/train_math_mini_28.py", "--n_embd=7", "--seed=3")
-    assert both[0] == both[1] and (both[0]["n_embd"], both[0]["out_dir"]) == (7, "math_mini_28")
+    path = "config/train_math_mini_28.py"
+    c = read("--n_embd=7", path, "--seed=3")
+    assert c == read(path, "--n_embd=7", "--seed=3") and (c["n_embd"], c["out_dir"]) == (7, "math_mini_28")
     assert read("--seed=1", "--seed=2")["seed"] == 2
     assert read("--overwrite=True")["overwrite"] is True and read("--compile=False")["compile"] is False
     assert read() == {name: key.default for name, key in KEYS.items()}
@@ -85,7 +86,7 @@ WRONG_LINES = {
     "empty text": ("--out_dir=", "out_dir = ''"),
     "no value": ("--seed", "seed"),
     "one dash": ("-seed=1", "-seed=1|seed"),
-    "config file missing": ("config/train_math_mini_15.py", "train_math_mini_15.py.*did you mean .*train_math_mini_1"),
+    "config file missing": ("config/train_math_mini_15.py", "mini_15.py.*did you mean .*train_math_mini_1"),
     "a folder": ("config", "config file config"),
 }
 
@@ -101,7 +102,8 @@ WRONG_FILES = {
     "unknown key": ("learning_rte = 1", "unknown key learning_rte .did you mean learning_rate"),
     "syntax error": ("n_embd = 14\nn_head = = 2", "line 2.*invalid syntax"),
     "raises": ("n_embd = 1 / 0", "ZeroDivisionError"),
-    "leaves": ("import sys as _sys\n_sys.exit(3)", "SystemExit"),
+    "leaves": (
+        "import sys as _sys\n_sys.exit(3)", "SystemExit"),
     "out of range": ("dropout = 2", "dropout = 2.*at most 0.99"),
     "wrong type": ("n_embd = '14'", "n_embd = '14'.*whole number"),
     "bool for an int": ("n_layer = True", "n_layer = True.*whole number"),

@@ -76,12 +76,13 @@ def test_both_is_arithmetic_then_capitals(datasets):
 def bare(tmp_path):
     """A copy of the code that data needs, without any prepared file."""
     for name in ("config", "data"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.bin", "meta.json", "__pycache__"))
+        prepared = shutil.ignore_patterns("*.bin", "meta.json", "__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=prepared)
     return tmp_path
 
 
 def test_prepare_works_as_typed_from_the_root_and_is_deterministic(bare, datasets):
-    """`python data/<name>/prepare.py` on a fresh checkout writes the bytes that this process has, whatever the hash seed."""
+    """`python data/<name>/prepare.py` on a fresh checkout writes the same bytes, whatever the hash seed."""
     for i, name in enumerate(TASKS.values()):
         done = run_script(f"data/{name}/prepare.py", cwd=bare, PYTHONHASHSEED=str(i), PYTHONPATH="")
         assert (done.returncode, done.stderr) == (0, "")
@@ -92,7 +93,7 @@ def test_prepare_works_as_typed_from_the_root_and_is_deterministic(bare, dataset
 
 @pytest.fixture
 def copied(bare, datasets, monkeypatch):
-    """The folder of as_math in a copy that tests may damage, which `data.load` reads in place of the real one."""
+    """A copy of as_math's folder that tests may damage, which `data.load` reads in place of the real one."""
     monkeypatch.setattr(data, "ROOT", bare / "data")
     for file in ("train.bin", "val.bin", "meta.json"):
         shutil.copy(ROOT / "data/as_math" / file, bare / "data/as_math" / file)
@@ -186,7 +187,8 @@ def test_rng_is_a_function_of_its_arguments():
         assert not np.array_equal(first, data.rng(*other).random(4))
 
 
-@pytest.mark.parametrize("task, floor, rule", [("math", 0.531, 0.767), ("facts", 0.179, 0.233), ("both", 0.194, 0.496)])
+@pytest.mark.parametrize("task, floor, rule", [
+    ("math", 0.531, 0.767), ("facts", 0.179, 0.233), ("both", 0.194, 0.496)])
 def test_reference_losses_are_the_design_s_to_three_digits(datasets, task, floor, rule):
     d, T = datasets[task], BLOCK_SIZE[task]
     assert round(data.loss_floor(d.train, T), 3) == floor
@@ -206,16 +208,16 @@ def test_reference_losses_by_hand_where_nothing_is_uncertain():
 
 
 def test_reference_losses_by_hand_one_character_of_context():
-    """`ab` `ac`, block 1: the windows are ab, b., .a, ac, c. (a dot for the newline). Only what follows a is uncertain,
-    b or c with one half each, in two of the five windows: 2 ln 2 / 5 for both."""
+    """`ab` `ac`, block 1: the windows are ab, b., .a, ac, c. (a dot for the newline). Only what follows a is
+    uncertain, b or c with one half each, in two of the five windows: 2 ln 2 / 5 for both."""
     assert both_losses("ab\nac\n", 1) == pytest.approx((2 * math.log(2) / 5, 2 * math.log(2) / 5))
 
 
 def test_reference_losses_by_hand_two_characters_of_context():
     """`ab` `ac`, block 2: the windows are ab., b.a, .ac, ac. with two predictions each, eight in all.
 
-    The memoriser: a is followed by b once and by c once among the windows' first two, ln 2 each in ab. and ac.; what
-    follows two characters is certain, `.a` being followed by c only. 2 ln 2 / 8.
+    The memoriser: a is followed by b once and by c once among the windows' first two, ln 2 each in ab. and
+    ac.; what follows two characters is certain, `.a` being followed by c only. 2 ln 2 / 8.
     The rule-follower does not know that c follows `.a`, any line may come: ln 2 more in .ac, 3 ln 2 / 8.
     """
     assert both_losses("ab\nac\n", 2) == pytest.approx((2 * math.log(2) / 8, 3 * math.log(2) / 8))
@@ -224,8 +226,8 @@ def test_reference_losses_by_hand_two_characters_of_context():
 def test_reference_losses_by_hand_lines_of_different_length():
     """`a` `ba`, block 1: the windows are a., .b, ba, a. (a dot for the newline).
 
-    The memoriser loses nothing: a is followed by the newline, that by b, b by a. The rule-follower does not know which
-    line comes after the newline: ln 2 in one of four windows.
+    The memoriser loses nothing: a is followed by the newline, that by b, b by a. The rule-follower does not
+    know which line comes after the newline: ln 2 in one of four windows.
     """
     assert both_losses("a\nba\n", 1) == pytest.approx((0, math.log(2) / 4), abs=1e-12)
 
@@ -246,15 +248,17 @@ def enumerated_rule(text: str, block_size: int) -> float:
     lines = [line + "\n" for line in lines[:-1]] + [lines[-1]] * bool(lines[-1])
 
     def from_start(s: str) -> float:
-        return sum((1 if line.startswith(s) else s.startswith(line) and from_start(s[len(line):])) / len(lines)
-                   for line in lines) if s else 1.0
+        return sum(after(line, s) for line in lines) / len(lines) if s else 1.0
+
+    def after(tail: str, s: str) -> float:
+        return 1.0 if tail.startswith(s) else s.startswith(tail) and from_start(s[len(tail):])
 
     def from_anywhere(s: str) -> float:
-        tails = [line[i:] for line in lines for i in range(len(line))]
-        return sum(1 if t.startswith(s) else s.startswith(t) and from_start(s[len(t):]) for t in tails) / len(text)
+        return sum(after(line[i:], s) for line in lines for i in range(len(line))) / len(text)
 
     windows = [text[i:i + block_size + 1] for i in range(len(text) - block_size)]
-    return -sum(math.log(from_anywhere(w) / from_anywhere(w[0])) for w in windows) / (len(windows) * block_size)
+    total = -sum(math.log(from_anywhere(w) / from_anywhere(w[0])) for w in windows)
+    return total / (len(windows) * block_size)
 
 
 @given(st.text(alphabet="ab\n", min_size=6, max_size=20), st.integers(1, 5))

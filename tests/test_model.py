@@ -28,21 +28,23 @@ ALPHABET = "abcdefghijklmnopq"
 
 
 def random_weights(cfg: GPTConfig, S: int = 3) -> torch.Tensor:
-    """Flat float64 parameters, each tensor (LayerNorm too) far from its initial value, so that every one matters."""
+    """Flat float64 parameters, all (LayerNorm too) far from their initial values: each one matters."""
     flat = model.init_weights(cfg, list(range(S))).double()
     return flat + 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(S)).double()
 
 
 def random_windows(cfg: GPTConfig, S: int = 3, B: int = 4) -> torch.Tensor:
     """Token ids (S, block_size + 1, B)."""
-    return torch.randint(cfg.vocab_size, (S, cfg.block_size + 1, B), generator=torch.Generator().manual_seed(7))
+    gen = torch.Generator().manual_seed(7)
+    return torch.randint(cfg.vocab_size, (S, cfg.block_size + 1, B), generator=gen)
 
 
 @pytest.mark.parametrize("run", MODELS)
 def test_parameter_count_is_the_paper_s(run):
     cfg = shape_of(run)
     assert model.count_parameters(cfg) == PARAMETERS[run]
-    assert sum(math.prod(s) for s in model.shapes(cfg).values()) == PARAMETERS[run] + cfg.block_size * cfg.n_embd
+    positions = cfg.block_size * cfg.n_embd
+    assert sum(math.prod(s) for s in model.shapes(cfg).values()) == PARAMETERS[run] + positions
 
 
 @pytest.mark.parametrize("run", MODELS)
@@ -87,7 +89,8 @@ def test_losses_and_gradients_equal_those_of_plain_models(name):
         expected = reference.loss(gpt, window[s].T)
         expected.backward()
         assert loss[s].item() == pytest.approx(expected.item(), rel=1e-6)
-        torch.testing.assert_close(grad[s], reference.flat_of(gpt, cfg, lambda p: p.grad), rtol=1e-4, atol=1e-6)
+        expected = reference.flat_of(gpt, cfg, lambda p: p.grad)
+        torch.testing.assert_close(grad[s], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_seed_s_initial_weights_depend_on_that_seed_alone():

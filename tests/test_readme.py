@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
-SHORT = ["--max_iters=2", "--eval_interval=1", "--num_samples=1", "--batch_size=8", "--device=cpu"]
+SHORT = ["--max_iters=2", "--eval_interval=1", "--num_samples=1", "--device=cpu"]
 SHORT_RESUMED = ["--max_iters=3", "--device=cpu"]
 
 
@@ -27,7 +27,7 @@ def python_args(line: str) -> list[str]:
 def checkout(tmp_path_factory) -> Path:
     """A copy of the repository, without data, results and runs, to run the commands in."""
     folder = tmp_path_factory.mktemp("readme") / "checkout"
-    skip = shutil.ignore_patterns(".git", ".venv", "*_mini_*", "*.bin", "meta.json", "__pycache__", "tests", "*.pt")
+    skip = shutil.ignore_patterns(".*", "*_mini_*", "*.bin", "meta.json", "__pycache__", "tests", "*.pt")
     shutil.copytree(ROOT, folder, ignore=skip)
     for path in (ROOT / "config").glob("train_*.py"):
         shutil.copy(path, folder / "config")
@@ -40,7 +40,8 @@ def test_every_command_runs(checkout):
     for line in LINES:
         if line.endswith("-m pytest"):
             continue  # this very test
-        done = subprocess.run([sys.executable, *python_args(line)], cwd=checkout, capture_output=True, text=True)
+        command = [sys.executable, *python_args(line)]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, line
     for name in ("math_mini_14/plot.png", "grid_math.png", "tables.md", "results/tables_wd.md",
