@@ -208,7 +208,6 @@ def work(cfg: GPTConfig, seeds: int, batch_size: int) -> tuple[float, float]:
 
 def measure(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     """Time one config, c["num_seeds"] seeds at once: the figures of a row."""
-    torch.compiler.reset()
     start = time.perf_counter()
     run = trainer.Run(c, dataset)
     built = time.perf_counter()

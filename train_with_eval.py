@@ -179,6 +179,7 @@ class Run:
         args = (schedule(c).to(self.device), decay.to(self.device), self.cfg, c, self.dtype)
         step, self.window_losses = update, window_losses
         if c["compile"]:
+            torch.compiler.reset()  # a process may compile more runs than its cache of eight takes
             # without it each of the n_embd sums in attention computes the softmax again
             options = {"realize_reads_threshold": 1} if self.device.type == "cpu" else None
             step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False, options=options)

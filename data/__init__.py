@@ -127,9 +127,10 @@ def load(name: str) -> Dataset:
     try:
         meta = json.loads(paths[2].read_text(encoding="utf-8"))
         vocab, tasks, sha256 = (meta[k] for k in META_KEYS)
+        vocab.encode()
         if not (isinstance(vocab, str) and 0 < len(vocab) <= 256 and set(tasks) <= set(TASKS)):
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{paths[2]} is damaged; {fix}") from None
     train, val = (read_bin(p, vocab, sha256, fix) for p in paths[:2])
     return Dataset(name, vocab, tuple(tasks), sha256, train, val)

@@ -1,10 +1,13 @@
 """Fixtures: prepared data, and trainings of a few iterations that several tests look at but do not change."""
 import pytest
 import torch
+from hypothesis import settings
 
 import data
 from helpers import TASKS, train
 
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no error
+settings.load_profile("no deadline")
 torch.set_num_threads(1)  # tensors this small only wait for a second thread, long if the machine is busy
 
 

@@ -165,7 +165,7 @@ arguments = st.one_of(st.builds("--{}={}".format, st.sampled_from([*KEYS, "n_hed
                       st.text(alphabet="-=_ansed1.", max_size=8))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(arguments.filter(lambda text: not text.startswith("-h")), max_size=5))
 def test_any_command_line_is_read_or_refused(argv):
     """Never another exception, and never a value outside its range."""

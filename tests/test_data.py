@@ -133,6 +133,7 @@ DAMAGE = {
     "vocabulary no text": ("meta.json", lambda b: meta_with(vocab=17)),
     "vocabulary too small": ("meta.json", lambda b: meta_with(vocab="abc")),
     "vocabulary in another order": ("meta.json", lambda b: meta_with(vocab="<>+-= \n0123456789")),
+    "vocabulary no UTF-8": ("meta.json", lambda b: meta_with(vocab=json.loads(b)["vocab"][:-1] + "\ud800")),
     "other sha256": ("meta.json", lambda b: meta_with(sha256="0" * 64)),
 }
 

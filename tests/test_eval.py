@@ -12,6 +12,7 @@ import train_with_eval
 from config import UserError
 from data.facts_char.prepare import capitals
 from helpers import SAMPLING, log, train
+from model import flatten, init_weights, load_checkpoint
 
 CAPITAL_OF = dict(capitals())
 
@@ -56,6 +57,14 @@ def test_training_logs_what_an_oracle_deserves(use_oracle, tmp_path, wrong, add,
     assert (row["facts_correct"], row["facts_total"], float(row["facts_acc"])) == ("500", "500", 1.0)
     assert float(row["math_acc"]) == pytest.approx(math_acc)
     assert float(row["combined_acc"]) == pytest.approx(combined)
+
+
+def test_of_equal_evaluations_the_first_is_the_best(use_oracle, tmp_path):
+    """An oracle is perfect from the start: its best weights are the initial ones, not the last."""
+    use_oracle()
+    ckpt, cfg = load_checkpoint(train(tmp_path / "run", "--max_iters=10") / "ckpt_best_math.pt")
+    assert ckpt["iter_num"] == [0]
+    assert torch.equal(flatten(ckpt["model"], cfg), init_weights(cfg, [1337]))
 
 
 def table(path) -> list[dict[str, str]]:

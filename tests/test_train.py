@@ -185,6 +185,17 @@ def test_a_compiled_run_is_of_its_own_config_whatever_ran_before_it(compiled_run
     torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
 
 
+def test_any_number_of_configs_compile_in_one_process(compiled_runs, monkeypatch):
+    """As bench.py has it. The limit is the same whatever compiles, so the quickest backend stands in here."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, options=None, **how: compiler(f, backend="eager", **how))
+    try:
+        for n in range(1, 11):
+            assert advance(start(n_embd=n, compile=True), 1).isfinite().all()
+    finally:
+        torch.compiler.reset()
+
+
 def test_evaluates_at_every_interval_and_at_the_end(tmp_path, math_run):
     assert [(r["iter"], r["seed"]) for r in log(math_run)] == [
         (str(it), str(seed)) for it in (0, 10, 20) for seed in (1337, 1338)]
@@ -308,6 +319,12 @@ def test_overwrite_replaces_a_run(tmp_path):
 def test_what_does_not_fit_together_is_refused_before_anything_is_made(tmp_path, args, message):
     with pytest.raises(UserError, match=message):
         train(tmp_path / "run", *args)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_absurd_schedule_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(UserError, match="warmup_iters"):
+        train(tmp_path / "run", f"--warmup_iters={10**400}", f"--lr_decay_iters={10**400}")
     assert not (tmp_path / "run").exists()
 
 
