@@ -7,7 +7,6 @@ much of this machine's own matmul rate and copy bandwidth, measured here too, an
 import json
 import math
 import statistics
-import sys
 import time
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -286,12 +285,14 @@ def main(argv: list[str]) -> None:
             row |= plain[path]
             row["times_faster"] = n * row["plain_s_full"] / row["s_full"]
         rows.append(row)
-    print(f"{c['device']}: {trainer.device_name(c['device'])}, {torch.get_num_threads()} threads, "
-          f"torch {torch.__version__}")
+    machine = {"device": c["device"], "name": trainer.device_name(c["device"]),
+               "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(", ".join(f"{k} {v}" for k, v in machine.items()))
     print(table(rows))
     if args["json"] != "none":
-        data.replace_file(Path(args["json"]), lambda f: f.write((json.dumps(rows, indent=1) + "\n").encode()))
-        print(f"wrote {args['json']}", file=sys.stderr)
+        text = json.dumps(machine | {"rows": rows}, indent=1) + "\n"
+        data.replace_file(Path(args["json"]), lambda f: f.write(text.encode()))
+        print(f"wrote {args['json']}")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ SHORT_RESUMED = ["--max_iters=3", "--device=cpu"]
 
 
 def python_args(line: str) -> list[str]:
-    """What a README line gives to python; a training is shortened, a set-up is taken as done."""
+    """What a line gives to python; trainings and timings are shortened, a set-up is taken as done."""
     args = shlex.split(line.split("&&")[-1])[1:]
     if args[0] == "train_with_eval.py" and "--help" not in args:
         args += SHORT_RESUMED if "--init_from=resume" in args else SHORT
+    if args[0] == "bench.py":
+        args += ["--num_seeds=1", "--seconds=0.1", "--compile=False"]
     return args
 
 
