@@ -184,6 +184,7 @@ class Run:
             options = {"realize_reads_threshold": 1} if self.device.type == "cpu" else None
             step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False, options=options)
                                         for f in (step, window_losses))
+
         @torch.no_grad()
         def whole_step():
             offsets = self.batches.index_select(0, self.state["it"] % BLOCK)[0]
