@@ -170,14 +170,16 @@ def merge(parent: torch.Tensor, token: torch.Tensor, vocab_size: int) -> tuple[t
 
 @torch.no_grad()
 def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray,
-             temperature: float, top_k: int, stop: int | None = None) -> np.ndarray:
+             temperature: float, top_k: int, stop: int | None = None, logits_of=None) -> np.ndarray:
     """Continue prompts, token ids each: (S, prompts, samples, new tokens), by uniforms `u` of that shape.
 
     A text longer than the block is cropped to its last block_size tokens. Samples of a prompt whose texts
     agree so far share a row of the forward pass, so ten cold samples cost hardly more than one. With a `stop`
     token the generation ends when every sample has produced it; what follows it is `stop` again.
+    `logits_of(tokens, last)` stands in for `forward`.
     """
     device = p["transformer.wte.weight"].device
+    logits_of = logits_of or (lambda tokens, last: forward(p, tokens, cfg, last=last))
     S, P, N, new = u.shape
     u = torch.from_numpy(u).to(device)
     longest = max(map(len, prompts))
@@ -192,7 +194,7 @@ def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray
         T = min(longest + t, cfg.block_size)
         start = (length - T).clamp(min=0)
         window = text.gather(2, start[:, :, None] + torch.arange(T, device=device))
-        logits = forward(p, window.mT.contiguous(), cfg, last=length - start - 1)[:, :, 0].mT  # (S, R, V)
+        logits = logits_of(window.mT.contiguous(), length - start - 1)[:, :, 0].mT  # (S, R, V)
         token = sample(logits, row, u[..., t].reshape(S, P * N), temperature, top_k)
         if stop is not None:
             token = token.masked_fill(done, stop)
@@ -210,7 +212,8 @@ def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray
 
 
 def complete(p: Params, cfg: GPTConfig, vocab: str, prompts: list[str], gens: list[np.random.Generator],
-             new: int, num_samples: int, temperature: float, top_k: int, stop: str = "") -> np.ndarray:
+             new: int, num_samples: int, temperature: float, top_k: int, stop: str = "",
+             logits_of=None) -> np.ndarray:
     """The texts, `new` characters long, that each seed writes after each prompt: (S, prompts, num_samples).
 
     `gens` holds a random generator for each seed. Raises UserError for a prompt that is empty or that has
@@ -221,7 +224,7 @@ def complete(p: Params, cfg: GPTConfig, vocab: str, prompts: list[str], gens: li
     ids = [encode(prompt, vocab, f"prompt {prompt!r}") for prompt in prompts]
     u = np.stack([gen.random((len(prompts), num_samples, new), dtype=np.float32) for gen in gens])
     stop_id = vocab.index(stop) if stop and stop in vocab else None
-    tokens = generate(p, cfg, ids, u, temperature, top_k, stop_id)
+    tokens = generate(p, cfg, ids, u, temperature, top_k, stop_id, logits_of)
     return np.ascontiguousarray(np.array(list(vocab))[tokens]).view(f"<U{new}")[..., 0]
 
 
