@@ -13,6 +13,7 @@ import io
 import math
 import pickle
 import zipfile
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -305,13 +306,26 @@ def open_run(argv: list[str], keys: dict[str, Key], description: str):
     return args, *load_model(args["out_dir"], args["ckpt"], args["model_seed"])
 
 
-def ask_run(argv: list[str], description: str, ask) -> tuple[dict, np.ndarray]:
-    """An evaluator's command line: (its settings, what `ask` got from one seed (prompts, num_samples))."""
+def ask_run(argv: list[str], description: str, ask) -> tuple[dict, list[tuple[int, int]], np.ndarray]:
+    """An evaluator's command line: (its settings, the (seed, iteration) of every seed that it asks, what
+    `ask` got from them (S, prompts, num_samples)). A seed answers the same alone and with `--all_seeds`."""
     keys = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
-    args, p, cfg, ckpt = open_run(argv, keys, description)
-    print(f"{args['out_dir']}/{args['ckpt']}: seed {ckpt['model_seed']}, iteration {ckpt['iter_num']}\n")
-    sampling = {k: args[k] for k in keys}
-    return args, ask(p, cfg, ckpt["vocab"], [ckpt["model_seed"]], ckpt["iter_num"], **sampling)[0]
+    every = {"all_seeds": Key(False, "ask every trained seed instead of model_seed alone")}
+    args, *_, ckpt = open_run(argv, keys | every, description)
+    asked, texts = [], []
+    for seed in ckpt["seeds"] if args["all_seeds"] else [ckpt["model_seed"]]:
+        p, cfg, ckpt = load_model(args["out_dir"], args["ckpt"], seed)
+        asked.append((seed, ckpt["iter_num"]))
+        texts.append(ask(p, cfg, ckpt["vocab"], [seed], ckpt["iter_num"], **{k: args[k] for k in keys})[0])
+    seeds, iters = (" to ".join(map(str, sorted({min(x), max(x)}))) for x in zip(*asked))
+    print(f"{args['out_dir']}/{args['ckpt']}: seed {seeds}, iteration {iters}\n")
+    return args, asked, np.array(texts)
+
+
+def distinct(texts: np.ndarray) -> np.ndarray:
+    """The distinct texts, stripped, of (..., N), the most frequent first and joined by "|": (...)."""
+    counts = [Counter(text.strip() for text in row) for row in texts.reshape(-1, texts.shape[-1])]
+    return np.array(["|".join(text for text, _ in c.most_common()) for c in counts]).reshape(texts.shape[:-1])
 
 
 def tally(texts: np.ndarray) -> str:
