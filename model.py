@@ -307,8 +307,10 @@ def open_run(argv: list[str], keys: dict[str, Key], description: str):
 
 
 def ask_run(argv: list[str], description: str, ask) -> tuple[dict, list[tuple[int, int]], np.ndarray]:
-    """An evaluator's command line: (its settings, the (seed, iteration) of every seed that it asks, what
-    `ask` got from them (S, prompts, num_samples)). A seed answers the same alone and with `--all_seeds`."""
+    """An evaluator's command line: (its settings, (seed, iteration) of each seed that it asks, their texts).
+
+    The texts are what `ask` got from the seeds, one at a time: (S, prompts, num_samples).
+    """
     keys = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
     every = {"all_seeds": Key(False, "ask every trained seed instead of model_seed alone")}
     args, *_, ckpt = open_run(argv, keys | every, description)
@@ -330,5 +332,5 @@ def distinct(texts: np.ndarray) -> np.ndarray:
 
 def tally(texts: np.ndarray) -> str:
     """Distinct texts, stripped, each with how often it occurs: "'12' x3, '7>' x1"."""
-    distinct, counts = np.unique([text.strip() for text in texts], return_counts=True)
-    return ", ".join(f"'{text}' x{n}" for text, n in zip(distinct, counts))
+    unique, counts = np.unique([text.strip() for text in texts], return_counts=True)
+    return ", ".join(f"'{text}' x{n}" for text, n in zip(unique, counts))

@@ -97,7 +97,7 @@ def wilson(k: int, n: int) -> tuple[float, float]:
 
 
 def not_run(size: str) -> str:
-    """What is said of a model that has no log."""
+    """What is said of a model that has no log; the MLT's 30,000 iterations take days on a CPU."""
     return "not run: needs a GPU" if size == "mlt" else "not run"
 
 
@@ -282,11 +282,9 @@ def grid(operation: str, runs: Runs, end: str) -> Figure:
     panels = [axes[top:top + len(heights), side] for top in (0, len(heights)) for side in (0, 1)]
     for strips, (size, (run, note)) in zip(panels, runs.items(), strict=True):
         panel(strips, operation, size, run, note, end)
-    for ax in axes[:, 1]:  # the scales are those of the left side
-        ax.set_ylabel("")
-        ax.tick_params(labelleft=False)
+    for ax in fig.axes:
+        ax.label_outer()
     for ax in axes[len(heights) - 1]:
-        ax.set_xlabel("")
         ax.tick_params(labelbottom=True)
     fig.align_ylabels()
     legend(fig, list(zip(*panels)))

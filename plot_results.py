@@ -47,7 +47,8 @@ CURVES = {
 SCORES_OF = {"math": ["add", "sub"], "facts": ["facts"]}  # all that is asked; held-out is part of both
 HELDOUT = {  # least share of the held-out answers that are right; one hue, pale to dark
     "some right": (1e-9, "#E6CAE1"), "half or more": (0.5, "#CF9FC6"), "3/4 or more": (0.75, "#B36AA7"),
-    "all right": (1, "#771166")}
+    "all right": (1, "#771166"),
+}
 REFERENCES = {"rule_loss": ("rule-follower's loss", (0, (9, 4))),
               "loss_floor": ("memoriser's loss", (0, (3, 3)))}
 GREY, RED = "#555555", "#CC0000"
@@ -204,30 +205,29 @@ def strips_of(tasks: list[str]) -> list[float]:
 def frame(strips: Sequence[Axes]) -> None:
     """Give the strips of a panel the scales that all panels have."""
     for ax in strips:
-        ax.set(ylim=(-5, 105), yticks=range(0, 101, 50), ylabel="held-out\n(% of seeds)")
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.grid(color="#DDDDDD", linewidth=0.6)
         ax.set_axisbelow(True)
+    for ax in strips[:-1]:
+        ax.set(ylim=(-5, 105), yticks=range(0, 101, 50), ylabel="held-out\n(% of seeds)")
     strips[0].set(yticks=range(0, 101, 20), ylabel="right answers (%)")
     strips[-1].set(yscale="log", ylim=LOSS_LIMITS, ylabel="loss (nats)", xlabel="iteration")
-    for ax in strips[:-1]:
-        ax.tick_params(labelbottom=False)
     strips[-1].set_yticks(LOSS_TICKS, [f"{t:g}" for t in LOSS_TICKS])
     strips[-1].minorticks_off()
 
 
 def draw_heldout(ax: Axes, run: RunLog) -> None:
-    """How many seeds answer the held-out cases: the share of seeds (%) that get some, ..., all of them right.
+    """The share of seeds that get some, ..., all of the held-out cases right, one before the other.
 
-    Medians would jump here: a seed gets an equation right or wrong.
+    A median over seeds would jump: a seed gets an equation right or wrong.
     """
-    x = run.iters
+    x, right = run.iters, share(run, "heldout")
     edges = np.concatenate([x[:1] - 0.5, (x[1:] + x[:-1]) / 2, x[-1:] + 0.5])
     for label, (least, color) in HELDOUT.items():
-        seeds = (share(run, "heldout") >= least).mean(1)
-        ax.stairs(100 * seeds, edges, fill=True, color=color, label=f"held-out (5,7): {label}")
-    if not share(run, "heldout").any():
+        ax.stairs(100 * (right >= least).mean(1), edges, fill=True, color=color,
+                  label=f"held-out (5,7): {label}")
+    if not right.any():
         ax.text(0.5, 0.5, "none right at any evaluation", transform=ax.transAxes, ha="center", va="center",
                 fontsize=8, color=GREY)
 

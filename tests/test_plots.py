@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -270,7 +271,8 @@ def root(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> tuple[Path, dict[str, Figure], str]:
     """A root after plot_all_models: the folder, the three grids by file name, what was printed."""
-    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(io.StringIO()) as printed:
+    with (pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(io.StringIO()) as printed,
+          warnings.catch_warnings(action="error")):
         root, saved = write_root(tmp_path_factory.mktemp("all"), monkeypatch), keep_figures(monkeypatch)
         plot_all_models.main([f"--root_dir={root}"])
     return root, {name: fig for name, fig in saved.items() if name != "plot.png"}, printed.getvalue()
@@ -394,6 +396,14 @@ def test_which_held_out_equations_fail(tmp_path, last, seeds, fails):
     folder = write_run(tmp_path / "run")
     write_evaluation(folder, last, seeds)
     assert (plot_all_models.failures(plot_results.read_run(folder)) or ["-"] * 4) == fails
+
+
+def test_an_evaluation_that_lacks_an_equation_says_nothing(tmp_path):
+    folder = write_run(tmp_path / "run")
+    write_evaluation(folder)
+    path = folder / "eval_as_math.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert plot_all_models.failures(plot_results.read_run(folder)) == []
 
 
 def test_held_out_in_detail(published):
