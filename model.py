@@ -316,7 +316,8 @@ def ask_run(argv: list[str], description: str, ask) -> tuple[dict, list[tuple[in
     args, *_, ckpt = open_run(argv, keys | every, description)
     asked, texts = [], []
     for seed in ckpt["seeds"] if args["all_seeds"] else [ckpt["model_seed"]]:
-        p, cfg, ckpt = load_model(args["out_dir"], args["ckpt"], seed)
+        run = args | {"model_seed": seed}
+        p, cfg, ckpt = load_model(*(run[name] for name in RUN_KEYS))
         asked.append((seed, ckpt["iter_num"]))
         texts.append(ask(p, cfg, ckpt["vocab"], [seed], ckpt["iter_num"], **{k: args[k] for k in keys})[0])
     seeds, iters = (" to ".join(map(str, sorted({min(x), max(x)}))) for x in zip(*asked))
