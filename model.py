@@ -13,6 +13,7 @@ import io
 import math
 import pickle
 import zipfile
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -308,16 +309,32 @@ def open_run(argv: list[str], keys: dict[str, Key], description: str):
     return args, *load_model(args["out_dir"], args["ckpt"], args["model_seed"])
 
 
-def ask_run(argv: list[str], description: str, ask) -> tuple[dict, np.ndarray]:
-    """An evaluator's command line: (its settings, what `ask` got from one seed (prompts, num_samples))."""
+def ask_run(argv: list[str], description: str, ask) -> tuple[dict, list[tuple[int, int]], np.ndarray]:
+    """An evaluator's command line: (its settings, (seed, iteration) of each seed that it asks, their texts).
+
+    The texts are what `ask` got from the seeds, one at a time: (S, prompts, num_samples).
+    """
     keys = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
-    args, p, cfg, ckpt = open_run(argv, keys, description)
-    print(f"{args['out_dir']}/{args['ckpt']}: seed {ckpt['model_seed']}, iteration {ckpt['iter_num']}\n")
-    sampling = {k: args[k] for k in keys}
-    return args, ask(p, cfg, ckpt["vocab"], [ckpt["model_seed"]], ckpt["iter_num"], **sampling)[0]
+    every = {"all_seeds": Key(False, "ask every trained seed instead of model_seed alone")}
+    args, *_, ckpt = open_run(argv, keys | every, description)
+    asked, texts = [], []
+    for seed in ckpt["seeds"] if args["all_seeds"] else [ckpt["model_seed"]]:
+        run = args | {"model_seed": seed}
+        p, cfg, ckpt = load_model(*(run[name] for name in RUN_KEYS))
+        asked.append((seed, ckpt["iter_num"]))
+        texts.append(ask(p, cfg, ckpt["vocab"], [seed], ckpt["iter_num"], **{k: args[k] for k in keys})[0])
+    seeds, iters = (" to ".join(map(str, sorted({min(x), max(x)}))) for x in zip(*asked))
+    print(f"{args['out_dir']}/{args['ckpt']}: seed {seeds}, iteration {iters}\n")
+    return args, asked, np.array(texts)
+
+
+def distinct(texts: np.ndarray) -> np.ndarray:
+    """The distinct texts, stripped, of (..., N), the most frequent first and joined by "|": (...)."""
+    counts = [Counter(text.strip() for text in row) for row in texts.reshape(-1, texts.shape[-1])]
+    return np.array(["|".join(text for text, _ in c.most_common()) for c in counts]).reshape(texts.shape[:-1])
 
 
 def tally(texts: np.ndarray) -> str:
     """Distinct texts, stripped, each with how often it occurs: "'12' x3, '7>' x1"."""
-    distinct, counts = np.unique([text.strip() for text in texts], return_counts=True)
-    return ", ".join(f"'{text}' x{n}" for text, n in zip(distinct, counts))
+    unique, counts = np.unique([text.strip() for text in texts], return_counts=True)
+    return ", ".join(f"'{text}' x{n}" for text, n in zip(unique, counts))
