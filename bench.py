@@ -166,16 +166,15 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def timed(call, device: torch.device, seconds: float, group: int = 1) -> float:
-    """Median seconds of a call, over groups of `group` calls, for `seconds` and at least three groups."""
+def timed(call, device: torch.device, seconds: float) -> float:
+    """Median seconds of a call, for `seconds` and at least three calls."""
     times: list[float] = []
-    while sum(times) * group < seconds or len(times) < 3:
+    while sum(times) < seconds or len(times) < 3:
         wait(device)
         start = time.perf_counter()
-        for _ in range(group):
-            call()
+        call()
         wait(device)
-        times.append((time.perf_counter() - start) / group)
+        times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
@@ -214,9 +213,8 @@ def measure(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     run.evaluate()
     wait(run.device)
     first = time.perf_counter()
-    for _ in range(20):
-        run.advance()
-    iteration = timed(run.advance, run.device, seconds, group=10)
+    run.advance(2 * trainer.BURST)
+    iteration = timed(lambda: run.advance(trainer.BURST), run.device, seconds) / trainer.BURST
     evaluation = timed(run.evaluate, run.device, 0.0)
     flops, moved = work(run.cfg, c["num_seeds"], c["batch_size"])
     peak_flops, peak_bytes = peaks(run.device, run.dtype)

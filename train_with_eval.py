@@ -331,7 +331,7 @@ def resolve(c: dict) -> dict:
 
 
 def step_kind(c: dict) -> str:
-    """What compiles the step of a config whose device and dtype are decided: our C++, or torch.compile."""
+    """What compiles the step of a config whose device and dtype are decided: fused (our C++), or torch."""
     can = c["device"] == "cpu" and c["dtype"] == "float32" and c["dropout"] == 0
     return "fused" if can else "torch"
 
