@@ -21,8 +21,9 @@ pytestmark = pytest.mark.skipif(fused.compiler() is None, reason="no C++ compile
 @pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)
 def runs(request) -> tuple[Run, Run]:
     """The same run twice, by C++ and by PyTorch, after 50 updates."""
-    both = [start(compile=yes, **dict(batch_size=128, warmup_iters=500) | request.param) for yes in (True, False)]
-    # away from the start, where the attention's gradients are so small that Adam makes steps of their rounding
+    changed = dict(batch_size=128, warmup_iters=500) | request.param
+    both = [start(compile=yes, **changed) for yes in (True, False)]
+    # away from the start, where attention's gradients are so small that Adam makes steps of their rounding
     noise = 0.2 * torch.randn(both[0].state["params"].shape, generator=torch.Generator().manual_seed(0))
     for run in both:
         run.state["params"] += noise
@@ -93,7 +94,8 @@ def test_what_takes_the_fused_step():
 
 
 def test_auto_compiles_a_run_that_is_long_enough():
-    assert [settings(compile="auto", max_iters=n)["compile"] for n in (0, 100, 30_000)] == [False, False, True]
+    for iters, worth in ((0, False), (100, False), (30_000, True)):
+        assert settings(compile="auto", max_iters=iters)["compile"] is worth
 
 
 def test_without_a_compiler(monkeypatch, capsys):

@@ -182,8 +182,8 @@ def test_two_compiled_runs_are_equal_to_the_bit_and_to_rounding_to_the_eager_one
 def test_a_run_under_torch_compile_is_of_its_own_config_whatever_ran_before_it():
     """In one process, as bench.py has it: an earlier run's constants must not live on."""
     start(compile=True, dropout=0.5, batch_size=128)
-    compiled, eager = (advance(start(batch_size=128, warmup_iters=0, grad_clip=0.01, dropout=1e-9, compile=yes), 4)
-                       for yes in (True, False))
+    changed = dict(batch_size=128, warmup_iters=0, grad_clip=0.01, dropout=1e-9)
+    compiled, eager = (advance(start(compile=yes, **changed), 4) for yes in (True, False))
     torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
 
 
