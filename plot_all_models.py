@@ -30,6 +30,7 @@ from plot_results import (
     figure,
     frame,
     legend,
+    loss_limits,
     read_run,
     read_text,
     save,
@@ -261,13 +262,14 @@ def tables(runs: dict[str, Runs], wd: bool) -> str:
                   *(f"{name} fails" for name in EQUATIONS)], with_math, heldout_cells)])
 
 
-def panel(strips: Sequence[Axes], operation: str, size: str, run: RunLog | None, note: str, end: str) -> None:
+def panel(strips: Sequence[Axes], operation: str, size: str, runs: Runs, end: str) -> None:
     """One model's panel: its curves, or the command that trains it."""
+    run, note = runs[size]
     if run:
         draw(strips, run, tasks_of(run, operation))
         strips[0].set_title(f"{MODELS[size]}: {describe(run)}{note}", fontsize=10)
         return
-    frame(strips)
+    frame(strips, next((loss_limits(other) for other, _ in runs.values() if other), (0.1, 5)))
     strips[0].set_title(f"{MODELS[size]}, {not_run(size)}", fontsize=10)
     command = f"python train_with_eval.py\nconfig/train_{operation}_mini_{size}{end}.py"
     strips[0].text(0.5, 0.5, f"to train it:\n{command}", transform=strips[0].transAxes, ha="center",
@@ -280,8 +282,8 @@ def grid(operation: str, runs: Runs, end: str) -> Figure:
     fig = Figure(figsize=(9.6, 1.5 * sum(heights) + 1.2), layout="constrained")
     axes = fig.subplots(2 * len(heights), 2, sharex=True, height_ratios=heights * 2)
     panels = [axes[top:top + len(heights), side] for top in (0, len(heights)) for side in (0, 1)]
-    for strips, (size, (run, note)) in zip(panels, runs.items(), strict=True):
-        panel(strips, operation, size, run, note, end)
+    for strips, size in zip(panels, runs, strict=True):
+        panel(strips, operation, size, runs, end)
     for ax in fig.axes:
         ax.label_outer()
     for ax in axes[len(heights) - 1]:

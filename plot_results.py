@@ -53,8 +53,7 @@ REFERENCES = {"rule_loss": ("rule-follower's loss", (0, (9, 4))),
               "loss_floor": ("memoriser's loss", (0, (3, 3)))}
 GREY, RED = "#555555", "#CC0000"
 BAND = "10-90% of seeds, line: median"
-LOSS_TICKS = (0.2, 0.5, 1, 2)
-LOSS_LIMITS = (0.14, 4.5)  # all losses lie between the least reference, 0.18, and ln(66) = 4.2
+LOSS_TICKS = (0.2, 0.3, 0.5, 0.7, 1, 1.5)
 
 
 @dataclass(frozen=True)
@@ -202,8 +201,13 @@ def strips_of(tasks: list[str]) -> list[float]:
     return [3, 1.2, 2] if "math" in tasks else [3, 2]
 
 
-def frame(strips: Sequence[Axes]) -> None:
-    """Give the strips of a panel the scales that all panels have."""
+def loss_limits(run: RunLog) -> tuple[float, float]:
+    """The loss's scale for all runs on a dataset: about the references; the first iterations lie above it."""
+    return 0.85 * run.notes["loss_floor"], 2.5 * run.notes["rule_loss"]
+
+
+def frame(strips: Sequence[Axes], limits: tuple[float, float]) -> None:
+    """Give the strips of a panel the scales that all panels of a figure have; `limits` are the loss's."""
     for ax in strips:
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         ax.xaxis.set_major_formatter("{x:,.0f}")
@@ -212,9 +216,10 @@ def frame(strips: Sequence[Axes]) -> None:
     for ax in strips[:-1]:
         ax.set(ylim=(-5, 105), yticks=range(0, 101, 50), ylabel="held-out\n(% of seeds)")
     strips[0].set(yticks=range(0, 101, 20), ylabel="right answers (%)")
-    strips[-1].set(yscale="log", ylim=LOSS_LIMITS, ylabel="loss (nats)", xlabel="iteration")
+    strips[-1].set(yscale="log", ylabel="loss (nats)", xlabel="iteration")
     strips[-1].set_yticks(LOSS_TICKS, [f"{t:g}" for t in LOSS_TICKS])
     strips[-1].minorticks_off()
+    strips[-1].set_ylim(limits)
 
 
 def draw_heldout(ax: Axes, run: RunLog) -> None:
@@ -237,7 +242,7 @@ def draw(strips: Sequence[Axes], run: RunLog, tasks: list[str]) -> None:
 
     A red dot stands where some seed answers everything right, as high as the share of such seeds.
     """
-    frame(strips)
+    frame(strips, loss_limits(run))
     answers, loss = strips[0], strips[-1]
     for name in [name for task in tasks for name in SCORES_OF[task]]:
         curve(answers, run.iters, 100 * share(run, name), *CURVES[name])
