@@ -498,11 +498,11 @@ def train(run: Run, folder: Path, signals: Signals) -> None:
                 before = dict(run.best)
                 run.keep_best(rows)
                 bar.set_postfix_str(summary(rows))
-                last = run.iter_num == c["max_iters"]
-                if last or time.monotonic() - saved >= SAVE_EVERY_S:
+                stop = signals.caught or run.iter_num == c["max_iters"]
+                if stop or time.monotonic() - saved >= SAVE_EVERY_S:
                     run.save(folder, rows, before)
                     saved = time.monotonic()
-                if last:
+                if stop:
                     return
             run.advance()
             bar.update()
