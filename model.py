@@ -242,8 +242,10 @@ def flatten(model: Params, cfg: GPTConfig) -> torch.Tensor:
 
 
 def save_checkpoint(path: Path, ckpt: dict) -> None:
-    """Write a checkpoint file at once, or leave the one that is there."""
-    replace_file(path, lambda f: torch.save(ckpt, f))
+    """Write a checkpoint file at once, or leave the one that is there and raise UserError."""
+    out = io.BytesIO()  # torch.save hides what a full disk says
+    torch.save(ckpt, out)
+    replace_file(path, lambda f: f.write(out.getbuffer()))
 
 
 def load_checkpoint(path: Path) -> tuple[dict, GPTConfig]:

@@ -2,7 +2,8 @@
   python train_with_eval.py config/train_math_mini_14.py --num_seeds=8
   python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
-Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt.
+Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt, and
+`lock`, the id of the process that trains there, or did last.
 """
 import csv
 import json
@@ -10,14 +11,22 @@ import math
 import os
 import platform
 import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import numpy as np
 import torch
@@ -53,6 +62,8 @@ BLOCK = 1000  # iterations whose batches are drawn, and moved to the device, at 
 BURST = 10  # iterations between two looks at the signals, the progress bar's steps
 COMPILE_FROM = {"fused": 500, "torch": 3000}  # iterations from which compiling earns its time back
 SAVE_EVERY_S = 30
+FILES = ("ckpt.pt", "ckpt_best_*.pt", "results.csv", "config.json")  # without the first no run resumes
+RESUMED = ("config", "data_sha256", "best", "random", "optimizer", "elapsed_s")  # what only ckpt.pt holds
 MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device")  # on resume
 
 
@@ -241,12 +252,9 @@ class Run:
 
         Raises UserError if a seed's loss has ceased to be finite.
         """
-        for seed, it in zip(self.seeds, self.state["first_bad"].tolist()):
-            if it >= 0:
-                raise UserError(f"seed {seed}: the loss is not finite at iteration {it}; what was logged and "
-                                "saved before is kept; lower learning_rate")
         train = self.loss("train")
         val = train if np.array_equal(self.dataset.train, self.dataset.val) else self.loss("val")
+        self.check_finite(train, val)
         rows = [dict.fromkeys(COLUMNS, "") | dict(iter=self.iter_num, seed=s, train_loss=a, val_loss=b)
                 for s, a, b in zip(self.seeds, train.tolist(), val.tolist())]
         sampling = {k: self.c[k] for k in ("num_samples", "temperature", "top_k")}
@@ -266,23 +274,39 @@ class Run:
             row["combined_acc"] = float(right[i] / asked)
         return rows
 
+    def check_finite(self, *losses: np.ndarray) -> None:
+        """Raises UserError if a loss so far, one of `losses` (S,) or a weight is not finite."""
+        weights = self.state["params"].isfinite().all(1).cpu().numpy()
+        finite = np.all([weights, *map(np.isfinite, losses)], axis=0)
+        for seed, it, good in zip(self.seeds, self.state["first_bad"].tolist(), finite):
+            if it >= 0 or not good:
+                first = it if it >= 0 else self.iter_num
+                raise UserError(f"seed {seed}: the loss is not finite at iteration {first}; what was logged "
+                                "and saved before is kept; start a new run with a lower learning_rate")
+
     def keep_best(self, rows: list[dict]) -> None:
         """Keep each seed's weights where its score is strictly better than ever before."""
         kinds = [*self.dataset.tasks, *(["combined"] if len(self.dataset.tasks) > 1 else [])]
         for kind in kinds:
             score = torch.tensor([row[BEST_BY[kind]] for row in rows], dtype=torch.float64)
-            best = self.best.setdefault(kind, {
+            best = self.best.get(kind, {
                 "score": torch.full_like(score, -1), "iter_num": torch.zeros(len(rows), dtype=torch.long),
                 "params": torch.zeros(self.state["params"].shape)})
             better = score > best["score"]
             if better.any():
+                best = self.best[kind] = {k: v.clone() for k, v in best.items()}
                 best["score"][better] = score[better]
                 best["iter_num"][better] = self.iter_num
                 best["params"][better] = self.state["params"].cpu()[better]
 
-    def save(self, folder: Path, rows: list[dict]) -> None:
-        """Write the best checkpoints, then the latest."""
-        about = {"config": self.c, "vocab": self.dataset.vocab, "seeds": self.seeds}
+    def save(self, folder: Path, rows: list[dict], before: dict) -> None:
+        """Write the best checkpoints, then the latest; raises UserError rather than save what is not finite.
+
+        `before` is `self.best` without an evaluation at this very iteration, which resuming makes again.
+        """
+        self.check_finite()
+        about = {"config": self.c, "vocab": self.dataset.vocab, "data_sha256": self.dataset.sha256,
+                 "seeds": self.seeds}
         for kind, best in self.best.items():
             save_checkpoint(folder / f"ckpt_best_{kind}.pt", checkpoint(
                 best["params"], self.cfg, **about, iter_num=best["iter_num"].tolist(),
@@ -292,7 +316,7 @@ class Run:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state()
         save_checkpoint(folder / "ckpt.pt", checkpoint(
-            state["params"], self.cfg, **about, iter_num=self.iter_num, metrics=rows, best=self.best,
+            state["params"], self.cfg, **about, iter_num=self.iter_num, metrics=rows, best=before,
             random=rng, optimizer={k: state[k] for k in ("exp_avg", "exp_avg_sq")}, elapsed_s=self.elapsed_s))
 
 
@@ -357,11 +381,12 @@ def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
 
     Raises UserError for a setting that differs from the run's and may not.
     """
-    if not out_dir.is_dir():
-        raise UserError(f"no folder {out_dir} to resume; train without --init_from=resume first")
+    if not (out_dir / "ckpt.pt").is_file():
+        raise UserError(f"no {out_dir}/ckpt.pt to resume; train without --init_from=resume first")
     ckpt, _ = load_checkpoint(out_dir / "ckpt.pt")
-    if "optimizer" not in ckpt:
-        raise UserError(f"{out_dir}/ckpt.pt cannot be resumed: it holds no optimizer state")
+    missing = [k for k in RESUMED if k not in ckpt]
+    if missing:
+        raise UserError(f"{out_dir}/ckpt.pt cannot be resumed: it lacks {', '.join(missing)}")
     c = {name: ckpt["config"].get(name, key.default) for name, key in configs.KEYS.items()}
     for name, value in given.items():
         if value != c[name] and value != "auto" and name not in MAY_CHANGE:
@@ -370,6 +395,7 @@ def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
     if given.get("device", "auto") not in ("auto", c["device"]):
         print(f"warning: the run was on {c['device']}; results go on equal to rounding only")
     c |= {name: given[name] for name in MAY_CHANGE if given.get(name, "auto") != "auto"}
+    c["out_dir"] = str(out_dir)
     if c["max_iters"] < ckpt["iter_num"]:
         raise UserError(f"max_iters = {c['max_iters']} is below the {ckpt['iter_num']} that the run has done")
     return c, ckpt
@@ -407,17 +433,66 @@ def device_name(device: str) -> str:
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
 
 
-def open_log(path: Path, before: int):
-    """results.csv, open for appending, with its header and, of its rows, those before iteration `before`."""
+def lines_before(path: Path, before: int) -> list[str]:
+    """The lines of results.csv for iterations below `before`. Raises UserError for a damaged one."""
     # what follows the last newline is half a line, of a run that was killed
-    lines = path.read_text(encoding="utf-8").split("\n")[1:-1] if path.exists() else []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = text.split("\n")[1:-1]
     for number, line in enumerate(lines, start=2):
-        if line.count(",") != len(COLUMNS) - 1 or not line.split(",")[0].isdigit():
+        if not re.fullmatch(rf"[0-9]+(,[-+.e0-9]*){{{len(COLUMNS) - 1}}}", line):
             raise UserError(f"{path}, line {number}: damaged; mend or delete the line, then resume again")
-    kept = [line for line in lines if int(line.split(",")[0]) < before]
-    text = "\n".join([",".join(COLUMNS), *kept]) + "\n"
-    data.replace_file(path, lambda f: f.write(text.encode()))
-    return open(path, "a", newline="", encoding="utf-8")
+    return [line for line in lines if int(line.split(",")[0]) < before]
+
+
+def append(path: Path, rows: list[dict]) -> None:
+    """Add rows to results.csv, on the disk before a checkpoint that goes on after them."""
+    with data.writing(path), open(path, "a", newline="", encoding="utf-8") as f:
+        csv.writer(f, lineterminator="\n").writerows([row[k] for k in COLUMNS] for row in rows)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+class Lock:
+    """The file `lock` in a run's folder: locked while a process trains there, with its id in it.
+
+    The system unlocks it however that process ends.
+    """
+
+    def __init__(self, folder: Path):
+        self.path, self.file = folder / "lock", None
+
+    def __enter__(self):
+        if self.path.exists():
+            self.take()
+        return self
+
+    def take(self) -> None:
+        """Lock the file, made if it is not there. Raises UserError if another process has it."""
+        with data.writing(self.path):
+            self.file = open(self.path, "a+b", buffering=0)
+        try:
+            if fcntl is None:
+                raise OSError("no fcntl")
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.file.seek(0)
+            raise UserError(f"process {self.file.read().decode()} is training in {self.path.parent}; wait "
+                            "until it ends, or choose another --out_dir") from None
+        except OSError as e:
+            print(f"warning: no file locks here ({e}): nothing prevents a second run in {self.path.parent}")
+
+    def claim(self) -> None:
+        """Make the folder if it is not there, and put our process id into the file."""
+        with data.writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.file:
+                self.take()
+            self.file.truncate(0)
+            self.file.write(str(os.getpid()).encode())
+
+    def __exit__(self, *_):
+        if self.file:
+            self.file.close()
 
 
 class Signals:
@@ -440,8 +515,7 @@ class Signals:
 def train(run: Run, folder: Path, signals: Signals) -> None:
     """The training loop: evaluate, log and save at every eval_interval, update in between."""
     c, saved, rows = run.c, time.monotonic(), []
-    with (open_log(folder / "results.csv", run.iter_num) as log,
-          tqdm(total=c["max_iters"], initial=run.iter_num, unit="it", dynamic_ncols=True) as bar):
+    with tqdm(total=c["max_iters"], initial=run.iter_num, unit="it", dynamic_ncols=True) as bar:
         started = time.monotonic() - run.elapsed_s
         while not signals.caught:
             if run.iter_num % c["eval_interval"] == 0 or run.iter_num == c["max_iters"]:
@@ -449,22 +523,22 @@ def train(run: Run, folder: Path, signals: Signals) -> None:
                 run.elapsed_s = time.monotonic() - started
                 for row in rows:
                     row["elapsed_s"] = round(run.elapsed_s, 2)
-                csv.writer(log, lineterminator="\n").writerows([row[k] for k in COLUMNS] for row in rows)
-                log.flush()
+                append(folder / "results.csv", rows)
+                before = dict(run.best)
                 run.keep_best(rows)
                 bar.set_postfix_str(summary(rows))
-                last = run.iter_num == c["max_iters"]
-                if last or time.monotonic() - saved >= SAVE_EVERY_S:
-                    run.save(folder, rows)
+                stop = signals.caught or run.iter_num == c["max_iters"]
+                if stop or time.monotonic() - saved >= SAVE_EVERY_S:
+                    run.save(folder, rows, before)
                     saved = time.monotonic()
-                if last:
+                if stop:
                     return
             # up to the next evaluation, in bursts
             left = min(c["eval_interval"] - run.iter_num % c["eval_interval"], c["max_iters"] - run.iter_num)
             run.advance(min(left, BURST))
             bar.update(min(left, BURST))
         run.elapsed_s = time.monotonic() - started
-        run.save(folder, rows)
+        run.save(folder, rows, run.best)
 
 
 def summary(rows: list[dict]) -> str:
@@ -480,42 +554,55 @@ def summary(rows: list[dict]) -> str:
     return ", ".join(parts)
 
 
-def clear(folder: Path, c: dict) -> None:
-    """Make room for a new run. Raises UserError if there is one and `overwrite` is not set."""
-    old = [p for name in ("config.json", "results.csv", "ckpt*.pt") for p in folder.glob(name)]
-    if old and not c["overwrite"]:
-        raise UserError(f"{folder} already holds a run ({old[0].name}); go on with --init_from=resume, "
-                        "replace it with --overwrite=True, or choose another --out_dir")
-    for path in old:
-        path.unlink()
+def files(folder: Path, patterns: Iterable[str] = FILES) -> list[Path]:
+    """A run's files in `folder`."""
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
+def prepare(c: dict, given: dict, folder: Path) -> tuple[Run, list[str]]:
+    """The run, new or resumed, and the lines that its log begins with. Writes nothing.
+
+    Raises UserError for settings that cannot be, and for a new run where there is one.
+    """
+    ckpt, lines = None, []
+    if c["init_from"] == "resume":
+        c, ckpt = read_resumed(given, folder)
+        lines = lines_before(folder / "results.csv", ckpt["iter_num"])
+    elif not c["overwrite"]:
+        old = files(folder)
+        if old:
+            raise UserError(f"{folder} already holds a run ({old[0].name}); go on with --init_from=resume, "
+                            "replace it with --overwrite=True, or choose another --out_dir")
+    c = resolve(c)
+    dataset = data.load(c["dataset"])
+    if ckpt and (ckpt["vocab"], ckpt["data_sha256"]) != (dataset.vocab, dataset.sha256):
+        raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} holds now")
+    check_together(c, dataset)
+    return Run(c, dataset, ckpt), lines
 
 
 def main(argv: list[str]) -> int:
     """Train as the command line says. Returns the exit code: 0, or 128 + the signal that ended the run."""
     c, given = configs.read(argv, __doc__)
-    ckpt, folder = None, Path(c["out_dir"])
-    if c["init_from"] == "resume":
-        c, ckpt = read_resumed(given, folder)
-    c = resolve(c)
-    dataset = data.load(c["dataset"])
-    if ckpt and (ckpt["vocab"], ckpt["config"]["dataset"]) != (dataset.vocab, dataset.name):
-        raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} holds now")
-    check_together(c, dataset)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not ckpt:
-        clear(folder, c)
-    run = Run(c, dataset, ckpt)
-    notes = about(c, run)
-    text = json.dumps(notes, indent=1) + "\n"
-    data.replace_file(folder / "config.json", lambda f: f.write(text.encode()))
-    print(f"{folder}: {notes['parameters']:,} parameters, {len(run.seeds)} seeds from {c['seed']}, "
-          f"{c['device']} ({notes['device']}), {c['dtype']}, compile={c['compile']}\n"
-          f"reference losses: memoriser {notes['loss_floor']:.3f}, rule-follower {notes['rule_loss']:.3f}")
-    with Signals() as signals:
+    folder = Path(c["out_dir"])
+    with Lock(folder) as lock, Signals() as signals:
+        run, lines = prepare(c, given, folder)
+        c, notes = run.c, about(run.c, run)
+        lock.claim()
+        old = files(folder) if c["init_from"] == "scratch" else []
+        for path in old + files(folder, [f".{name}.*.part" for name in FILES]):
+            path.unlink()
+        run.save(folder, [], run.best)
+        for name, text in (("config.json", json.dumps(notes, indent=1)),
+                           ("results.csv", "\n".join([",".join(COLUMNS), *lines]))):
+            data.replace_file(folder / name, lambda f, text=text: f.write(f"{text}\n".encode()))
+        print(f"{folder}: {notes['parameters']:,} parameters, {len(run.seeds)} seeds from {c['seed']}, "
+              f"{c['device']} ({notes['device']}), {c['dtype']}, compile={c['compile']}\nreference losses: "
+              f"memoriser {notes['loss_floor']:.3f}, rule-follower {notes['rule_loss']:.3f}")
         train(run, folder, signals)
     if signals.caught:
-        print(f"stopped at iteration {run.iter_num}; go on with:\n"
-              f"python train_with_eval.py --init_from=resume --out_dir={folder}", file=sys.stderr)
+        print(f"stopped at iteration {run.iter_num}; go on with:\npython train_with_eval.py "
+              f"--init_from=resume --out_dir={shlex.quote(str(folder))}", file=sys.stderr)
         return 128 + signals.caught
     return 0
 

@@ -179,9 +179,14 @@ def read(argv: list[str], description: str) -> tuple[dict, dict]:
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Run a script's `main(argv)`; a UserError, or a disk's, becomes one line on stderr and exit code 2."""
+    """Run a script's `main(argv)`; a UserError, or a disk's, becomes one line on stderr and exit code 2.
+
+    Ctrl-C where `main` does not take it itself ends with exit code 130, as a shell has it.
+    """
     try:
         sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (UserError, OSError) as e:
         print("error: " + " ".join(str(e).split()), file=sys.stderr)
         sys.exit(2)

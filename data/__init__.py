@@ -10,6 +10,7 @@ import io
 import json
 import os
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,17 +39,31 @@ def rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), index])
 
 
-def replace_file(path: Path, write) -> None:
-    """Call `write(file)` on a new file and put it in the place of `path`, or leave `path` as it was."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def writing(path: Path):
+    """Around the writing of `path`: a full or read-only disk's error becomes a UserError that names it."""
     try:
-        with open(part, "wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror}; what was saved before is kept; "
+                        "free space or mend its permissions, then go on") from None
+
+
+def replace_file(path: Path, write) -> None:
+    """Call `write(file)` on a new file and put it in the place of `path`, or leave `path` as it was.
+
+    Raises UserError if the disk refuses.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        try:
+            with open(part, "wb") as f:
+                write(f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_table(path: Path, header: list[str], rows) -> None:

@@ -1,14 +1,19 @@
 """What several test files need: short trainings, their logs, and scripts as real processes."""
 import csv
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+import torch
+from tqdm import tqdm
 
 import config
 import data
 import train_with_eval
-from model import GPTConfig
+from model import GPTConfig, flatten, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = {"math": "as_math", "facts": "facts_char", "both": "both_math_and_facts"}
@@ -68,3 +73,40 @@ def run_script(*argv: str, cwd: Path = ROOT, **env: str) -> subprocess.Completed
     """A script as a real process."""
     return subprocess.run([sys.executable, *argv], cwd=cwd, capture_output=True, text=True, timeout=120,
                           env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | env)
+
+
+def weights(folder: Path, name: str = "ckpt.pt") -> torch.Tensor:
+    """Flat weights (S, P) of a run's checkpoint."""
+    ckpt, cfg = load_checkpoint(folder / name)
+    return flatten(ckpt["model"], cfg)
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether two runs have the same log (elapsed time aside) and the same final weights, to the bit."""
+    return log(a) == log(b) and torch.equal(weights(a), weights(b))
+
+
+def command(folder: Path, args=()) -> list[str]:
+    """What a user types: start a run in `folder`, shortened by TINY and `args`, or resume the one there."""
+    if (folder / "ckpt.pt").exists():
+        return ["--init_from=resume", f"--out_dir={folder}"]
+    return ["config/train_math_mini_14.py", f"--out_dir={folder}", *TINY, *args]
+
+
+def spawn(folder: Path, args=(), first=lambda: None) -> multiprocessing.Process:
+    """A process that calls `first()` and then runs `command`, saving at every evaluation.
+
+    It is forked, which saves the import of torch; what it prints on stderr goes to a file beside `folder`.
+    """
+
+    def work():
+        sys.stdout, sys.stderr = open(os.devnull, "w"), open(folder.with_suffix(".err"), "w")
+        sys.argv = ["train_with_eval.py", *command(folder, args)]
+        train_with_eval.SAVE_EVERY_S = 0
+        tqdm.set_lock(threading.RLock())  # its own one is shared by all children: a killed one may have it
+        first()
+        config.run(train_with_eval.main)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    return child

@@ -10,7 +10,7 @@ import torch
 import data
 import train_with_eval
 from config import UserError
-from helpers import contents, log, resume, settings, start, train
+from helpers import contents, log, resume, same, settings, start, train, weights
 from model import GPTConfig, flatten, init_weights, load_checkpoint
 from reference import flat_of, gpt_of, loss
 from train_with_eval import COLUMNS, draw_offsets, learning_rate, schedule, update
@@ -19,17 +19,6 @@ MATH_COLUMNS = {"add_correct", "add_total", "sub_correct", "sub_total", "math_ac
                 "heldout_total"}
 FACTS_COLUMNS = {"facts_correct", "facts_total", "facts_acc"}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-def weights(folder, name: str = "ckpt.pt") -> torch.Tensor:
-    """Flat weights (S, P) of a run's checkpoint."""
-    ckpt, cfg = load_checkpoint(folder / name)
-    return flatten(ckpt["model"], cfg)
-
-
-def same(a, b) -> bool:
-    """Whether two runs have the same log (elapsed time aside) and the same final weights, to the bit."""
-    return log(a) == log(b) and torch.equal(weights(a), weights(b))
 
 
 def advance(run: train_with_eval.Run, iterations: int) -> torch.Tensor:

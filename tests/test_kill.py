@@ -1,0 +1,126 @@
+"""Runs killed by SIGKILL at any moment and resumed: the result must be that of the run left alone."""
+import collections
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import data
+import train_with_eval
+from helpers import ROOT, command, contents, log, same, spawn, train, weights
+from model import load_checkpoint
+
+RUNS = {"one seed": [], "two seeds, dropout": ["--num_seeds=2", "--dropout=0.1"]}
+LONG = ["--max_iters=60", "--eval_interval=3"]
+SHORT = ["--max_iters=2", "--eval_interval=2"]
+WRITERS = [f.__code__ for f in (data.replace_file, train_with_eval.append, train_with_eval.Lock.claim)]
+
+
+def dying(at_line: int):
+    """A function that makes its process die before line `at_line` of those that run in WRITERS."""
+    lines = 0
+
+    def trace(frame, event, arg):
+        nonlocal lines
+        if frame.f_code not in WRITERS:
+            return None
+        lines += event == "line"
+        if lines == at_line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return lambda: sys.settrace(trace)
+
+
+def landed(folder) -> str:
+    """What a killed run was doing, as its folder tells."""
+    parts = sorted(folder.glob(".*.part"))
+    if parts:
+        return f"writing {parts[0].name.split('.')[1]}"
+    if not (folder / "ckpt.pt").exists():
+        return "before the first checkpoint"
+    if not (folder / "results.csv").exists() or not (folder / "config.json").exists():
+        return "starting"
+    if last_logged(folder) > load_checkpoint(folder / "ckpt.pt")[0]["iter_num"]:
+        return "after a line of the log, before its checkpoint"
+    return "elsewhere"
+
+
+def last_logged(folder) -> int:
+    """The last iteration in a run's log, -1 if there is none."""
+    rows = log(folder) if (folder / "results.csv").exists() else []
+    return int(rows[-1]["iter"]) if rows else -1
+
+
+def equal(folder, reference) -> bool:
+    """Whether log, final and best weights are the same, and nothing else lies in the folder."""
+    best = "ckpt_best_math.pt"
+    return (same(folder, reference) and torch.equal(weights(folder, best), weights(reference, best))
+            and {*contents(folder)} == {*contents(reference)})
+
+
+@pytest.mark.parametrize("args", RUNS.values(), ids=RUNS)
+def test_killed_at_random_moments(tmp_path, args):
+    """20 kills of each kind of run, several in the life of each."""
+    reference = train(tmp_path / "reference", *LONG, *args)
+    draw, at, folder = random.Random(len(args)), collections.Counter(), tmp_path / "0"
+    while at.total() < 20:
+        child = spawn(folder, [*LONG, *args])
+        child.join(draw.uniform(0, 0.8))
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            at[landed(folder)] += 1
+        else:
+            assert child.exitcode == 0 and equal(folder, reference)
+            folder = tmp_path / str(at.total())
+    child = spawn(folder, [*LONG, *args])
+    child.join()
+    assert child.exitcode == 0 and equal(folder, reference)
+    print(dict(at))
+
+
+def test_killed_before_every_line_that_writes(tmp_path, monkeypatch):
+    """One child dies before the first such line, the next one before the second, and so on to the end."""
+    args = RUNS["two seeds, dropout"]
+    monkeypatch.setattr(data, "rule_loss", lambda *_: 1.0)  # takes a third of a run as short as this
+    reference = train(tmp_path / "reference", *SHORT, *args)
+    at, deaths = collections.Counter(), 0
+    while True:
+        folder = tmp_path / str(deaths)
+        child = spawn(folder, [*SHORT, *args], first=dying(deaths + 1))
+        child.join()
+        if child.exitcode == 0:
+            break
+        deaths += 1
+        assert child.exitcode == -signal.SIGKILL
+        at[landed(folder)] += 1
+        child = spawn(folder, [*SHORT, *args])
+        child.join()
+        assert child.exitcode == 0 and equal(folder, reference), f"killed before line {deaths}"
+    print(dict(at))
+    assert deaths > 50
+
+
+def test_a_compiled_run_killed_as_it_trains(tmp_path):
+    """Two kills of a process with two seeds and dropout, each after it has gone on for some evaluations."""
+    args = ["--num_seeds=2", "--dropout=0.1", "--compile=True", "--max_iters=40", "--eval_interval=2"]
+    reference, folder, draw = train(tmp_path / "reference", *args), tmp_path / "run", random.Random(0)
+    driver = ("import sys, torch, train_with_eval as t; torch.set_num_threads(1); t.SAVE_EVERY_S = 0; "
+              "sys.exit(t.main(sys.argv[1:]))")
+    for kill in (True, True, False):
+        process = subprocess.Popen([sys.executable, "-c", driver, *command(folder, args)], cwd=ROOT,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = last_logged(folder)
+        while kill and process.poll() is None:
+            if last_logged(folder) > before + 3:
+                time.sleep(draw.uniform(0, 0.1))
+                process.kill()
+            time.sleep(0.01)
+        assert process.wait() == (-signal.SIGKILL if kill else 0)
+    assert equal(folder, reference)
