@@ -11,19 +11,26 @@ Parameters are a dict of nanoGPT's names and shapes, each with S in front; the t
 """
 import io
 import math
+import os
 import pickle
+import warnings
 import zipfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from config import KEYS, Key, UserError, nearest, parse
+import data
+from config import KEYS, Key, UserError, check, nearest, parse
 from data import encode, replace_file, rng
 
 Params = dict[str, torch.Tensor]  # by nanoGPT's names, each (S, *its shape)
+ROWS = 4096  # texts in one forward pass of sampling, at most
+SIZES = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")  # keys of a model's shape
+MODEL_ARGS = {"vocab_size": Key(17, "", lo=1, hi=256), "bias": Key(False, "")} | {k: KEYS[k] for k in SIZES}
+MODEL_ARGS = {"vocab_size": Key(17, "", lo=1, hi=256), "bias": Key(False, "")} | {k: KEYS[k] for k in SIZES}
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,7 @@ class GPTConfig:
 
 def shape_of(c: dict, vocab_size: int) -> GPTConfig:
     """The model that a run config's settings describe."""
-    names = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")
-    return GPTConfig(vocab_size=vocab_size, **{name: c[name] for name in names})
+    return GPTConfig(vocab_size=vocab_size, **{name: c[name] for name in SIZES})
 
 
 def shapes(cfg: GPTConfig) -> dict[str, tuple[int, ...]]:
@@ -59,6 +65,29 @@ def shapes(cfg: GPTConfig) -> dict[str, tuple[int, ...]]:
 def count_parameters(cfg: GPTConfig) -> int:
     """Parameters of one seed without the position embeddings, as nanoGPT and the paper count."""
     return sum(math.prod(s) for name, s in shapes(cfg).items() if "wpe" not in name)
+
+
+def activations(cfg: GPTConfig) -> int:
+    """Numbers that the forward pass keeps for the backward pass, for each character of a batch."""
+    layer = 9 * cfg.n_embd + 2 * cfg.mlp_expansion * cfg.n_embd + 2 * cfg.n_head * cfg.block_size
+    return 2 * cfg.vocab_size + 2 * cfg.n_embd + cfg.n_layer * layer
+
+
+def sampling_bytes(samples: int, new: int, top_k: int, cfg: GPTConfig) -> int:
+    """Memory that `complete` takes for `samples` (of all seeds and prompts) of `new` characters each."""
+    return samples * (56 * new + 40 * min(top_k, cfg.vocab_size))
+
+
+def check_memory(needs: dict[str, int], device: str) -> None:
+    """Raises UserError, which names the largest, if `needs`, bytes by what asks for them, cannot fit."""
+    if device == "cuda":
+        have = torch.cuda.get_device_properties(0).total_memory
+    else:
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    need = sum(needs.values())
+    if need > have:
+        raise UserError(f"about {need / 2**30:,.0f} GiB of memory are needed, most of it for "
+                        f"{max(needs, key=needs.get)}, and {device} has {have / 2**30:,.0f}; lower these")
 
 
 def decayed(cfg: GPTConfig) -> torch.Tensor:
@@ -192,7 +221,9 @@ def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray
         T = min(longest + t, cfg.block_size)
         start = (length - T).clamp(min=0)
         window = text.gather(2, start[:, :, None] + torch.arange(T, device=device))
-        logits = forward(p, window.mT.contiguous(), cfg, last=length - start - 1)[:, :, 0].mT  # (S, R, V)
+        parts = zip(window.mT.split(ROWS, dim=2), (length - start - 1).split(ROWS, dim=1))
+        logits = torch.cat([forward(p, w.contiguous(), cfg, last=at) for w, at in parts], 3)
+        logits = logits[:, :, 0].mT  # (S, R, V)
         token = sample(logits, row, u[..., t].reshape(S, P * N), temperature, top_k)
         if stop is not None:
             token = token.masked_fill(done, stop)
@@ -214,11 +245,13 @@ def complete(p: Params, cfg: GPTConfig, vocab: str, prompts: list[str], gens: li
     """The texts, `new` characters long, that each seed writes after each prompt: (S, prompts, num_samples).
 
     `gens` holds a random generator for each seed. Raises UserError for a prompt that is empty or that has
-    characters which the vocabulary lacks.
+    characters which the vocabulary lacks, and for more samples than fit in memory.
     """
     if not all(prompts):
         raise UserError("the prompt is empty; expected at least one character of the vocabulary")
     ids = [encode(prompt, vocab, f"prompt {prompt!r}") for prompt in prompts]
+    need = sampling_bytes(len(gens) * len(prompts) * num_samples, new, top_k, cfg)
+    check_memory({"the number and length of the samples": need}, "cpu")
     u = np.stack([gen.random((len(prompts), num_samples, new), dtype=np.float32) for gen in gens])
     stop_id = vocab.index(stop) if stop and stop in vocab else None
     tokens = generate(p, cfg, ids, u, temperature, top_k, stop_id)
@@ -242,39 +275,83 @@ def save_checkpoint(path: Path, ckpt: dict) -> None:
     replace_file(path, lambda f: torch.save(ckpt, f))
 
 
-def load_checkpoint(path: Path) -> tuple[dict, GPTConfig]:
-    """Read a checkpoint: (its dict, its GPTConfig). Tensors and plain values only; no code in it is run.
+def read_tensors(path: Path) -> dict:
+    """The dict in a checkpoint file, of tensors and plain values only: no code in it is run.
 
-    Raises UserError if it is missing (names those that are there), truncated, or not one of ours.
+    Raises UserError if it is missing (names those that are there), truncated, or something else.
     """
     if not path.is_file():
         there = [p.name for p in sorted(path.parent.glob("*.pt"))]
         raise UserError(f"no checkpoint {path}{nearest(path.name, there)}; "
                         f"there {'are ' + ', '.join(there) if there else 'is none in ' + str(path.parent)}")
     try:
-        ckpt = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of formats that are not torch.save's
+            ckpt = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         raise UserError(f"{path} is truncated or no checkpoint of tensors and plain values; "
                         "expected one that train_with_eval.py wrote") from None
-    keys = ("model", "model_args", "vocab", "seeds", "iter_num")
-    missing = [k for k in keys if not isinstance(ckpt, dict) or k not in ckpt]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; expected one that train_with_eval.py wrote")
-    args, kinds = ckpt["model_args"], {f.name: f.type for f in fields(GPTConfig)}
-    if not isinstance(args, dict) or {k: type(v) for k, v in args.items()} != kinds or args["bias"]:
-        raise UserError(f"{path}: its model_args are not those of this repository's GPT, which has no biases")
-    cfg, seeds = GPTConfig(**args), len(ckpt["seeds"])
-    if not isinstance(ckpt["vocab"], str) or len(ckpt["vocab"]) != cfg.vocab_size:
-        raise UserError(f"{path}: its vocab is not the {cfg.vocab_size} characters that model_args promise")
-    model = ckpt["model"] if isinstance(ckpt["model"], dict) else {}
-    for name, shape in shapes(cfg).items():
-        found = tuple(getattr(model.get(name), "shape", ()))
-        if found != (seeds, *shape):
-            raise UserError(f"{path}: {name} has shape {found}, expected {(seeds, *shape)}")
-    return ckpt, cfg
+    parts = [ckpt.get(key) for key in ("model", "model_args")] if isinstance(ckpt, dict) else [None]
+    named = all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in parts)
+    if not named or not all(isinstance(w, torch.Tensor) for w in parts[0].values()):
+        raise UserError(f"{path} lacks model, its weights by name, or model_args; expected a checkpoint that "
+                        "train_with_eval.py wrote, or nanoGPT")
+    return ckpt
 
 
-def load_model(out_dir: str, name: str, model_seed: int) -> tuple[Params, GPTConfig, dict]:
+def from_nanogpt(ckpt: dict) -> dict:
+    """A checkpoint of nanoGPT as one of ours: of a single seed, and without vocabulary."""
+    model = {name.removeprefix("_orig_mod."): w[None] for name, w in ckpt["model"].items()
+             if not name.endswith(".attn.bias")}  # the causal mask, in older versions
+    args = {"mlp_expansion": 4, "dropout": 0.0, "bias": False} | ckpt["model_args"]
+    return {"iter_num": 0} | ckpt | {"seeds": [KEYS["seed"].default], "model": model, "model_args": args}
+
+
+def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
+    """Read a checkpoint: (its dict, its GPTConfig). nanoGPT's is taken too, with the vocabulary of `dataset`.
+
+    Raises UserError as `read_tensors` does, and if it is not of this GPT, or of another vocabulary.
+    """
+    ckpt = read_tensors(path)
+    ckpt = ckpt if "seeds" in ckpt else from_nanogpt(ckpt)
+    model, args, seeds, iters = (ckpt.get(key) for key in ("model", "model_args", "seeds", "iter_num"))
+
+    def need(good: bool, wrong: str) -> None:
+        if not good:
+            raise UserError(f"{path}: {wrong}; expected a checkpoint of train_with_eval.py or of nanoGPT")
+
+    biases = [name for name in model if name.endswith(".bias")] + ["model_args"] * (args.get("bias") is True)
+    need(not biases, f"it has biases ({', '.join(biases)}), which this repository's GPT has not")
+    unknown = set(args) - set(MODEL_ARGS)
+    need(not unknown, f"this repository's GPT has no {', '.join(sorted(unknown))}")
+    cfg = GPTConfig(**{name: check(name, args.get(name), key, f"{path}, model_args")
+                       for name, key in MODEL_ARGS.items()})
+    need(cfg.n_embd % cfg.n_head == 0, f"n_embd = {cfg.n_embd} is not divisible by n_head = {cfg.n_head}")
+    need(isinstance(seeds, list) and all(type(s) is int for s in seeds) and 0 < len(seeds) == len(set(seeds)),
+         "its seeds are not distinct whole numbers")
+    each = iters if isinstance(iters, list) else [iters] * len(seeds)
+    need(len(each) == len(seeds) and all(type(i) is int and i >= 0 for i in each), "iter_num is no iteration")
+    expected = {name: (len(seeds), *shape) for name, shape in shapes(cfg).items()}
+    wte, head = model.get("transformer.wte.weight"), model.pop("lm_head.weight", None)
+    differ = sorted(set(model) ^ set(expected))
+    need(not differ, f"{', '.join(differ[:3])}: missing, or too much, for its model_args")
+    for name, shape in expected.items():
+        w = model[name]
+        need(w.shape == shape and w.is_floating_point() and w.layout == torch.strided,
+             f"{name} is {w.dtype} of shape {tuple(w.shape)}, not floats of shape {shape}")
+    need(head is None or torch.equal(head, wte), "lm_head.weight is not transformer.wte.weight")
+
+    own = ckpt.get("vocab")
+    if own is None and not dataset:
+        raise UserError(f"{path} holds no vocabulary; name the data it was trained on, as --dataset=as_math")
+    vocab = data.load(dataset).vocab if dataset else own
+    need(own in (None, vocab), f"its vocabulary is not that of data/{dataset}")
+    need(isinstance(vocab, str) and len(vocab) == len(set(vocab)) == cfg.vocab_size,
+         f"vocab_size = {cfg.vocab_size} is not that of {f'data/{dataset}' if dataset else 'its own vocab'}")
+    model = {name: w.float() for name, w in model.items()}
+    return ckpt | {"vocab": vocab, "model": model | {"lm_head.weight": model["transformer.wte.weight"]}}, cfg
+
+
+def load_model(out_dir: str, name: str, model_seed: int, dataset: str = "") -> tuple[Params, GPTConfig, dict]:
     """One trained seed, on the CPU: (parameters with S = 1, its GPTConfig, the checkpoint's dict).
 
     `model_seed` -1 is the first seed; the dict's `model_seed` and `iter_num` are that seed's own. Raises
@@ -282,7 +359,7 @@ def load_model(out_dir: str, name: str, model_seed: int) -> tuple[Params, GPTCon
     """
     if not Path(out_dir).is_dir():
         raise UserError(f"no folder {out_dir}; expected the out_dir of a run of train_with_eval.py")
-    ckpt, cfg = load_checkpoint(Path(out_dir) / name)
+    ckpt, cfg = load_checkpoint(Path(out_dir) / name, dataset)
     seeds = ckpt["seeds"]
     if model_seed != -1 and model_seed not in seeds:
         raise UserError(f"model_seed {model_seed} is not among those trained: {', '.join(map(str, seeds))}")
@@ -295,14 +372,15 @@ def load_model(out_dir: str, name: str, model_seed: int) -> tuple[Params, GPTCon
 # what every tool that reads a run takes
 RUN_KEYS = {"out_dir": KEYS["out_dir"],
             "ckpt": Key("ckpt.pt", "checkpoint in out_dir, such as ckpt_best_math.pt"),
-            "model_seed": Key(-1, "which trained seed; -1 is the first", lo=-1)}
+            "model_seed": Key(-1, "which trained seed; -1 is the first", lo=-1),
+            "dataset": Key("", "whose vocabulary a checkpoint without one, nanoGPT's, was trained with")}
 
 
 def open_run(argv: list[str], keys: dict[str, Key], description: str):
     """Read a tool's command line of RUN_KEYS and `keys`: (its settings, then what `load_model` returns)."""
     keys = RUN_KEYS | keys
     args = {name: key.default for name, key in keys.items()} | parse(argv, keys, description)[0]
-    return args, *load_model(args["out_dir"], args["ckpt"], args["model_seed"])
+    return args, *load_model(*(args[name] for name in RUN_KEYS))
 
 
 def ask_run(argv: list[str], description: str, ask) -> tuple[dict, np.ndarray]:

@@ -28,6 +28,8 @@ import eval_capitals
 from config import UserError
 from model import (
     GPTConfig,
+    activations,
+    check_memory,
     checkpoint,
     count_parameters,
     decayed,
@@ -36,8 +38,10 @@ from model import (
     init_weights,
     load_checkpoint,
     losses,
+    sampling_bytes,
     save_checkpoint,
     shape_of,
+    shapes,
     unflatten,
 )
 
@@ -49,7 +53,9 @@ BEST_BY = {"math": "math_acc", "facts": "facts_acc", "combined": "combined_acc"}
 BLOCK = 1000  # iterations whose batches are drawn, and moved to the device, at once
 COMPILE_FROM = 3000  # iterations from which compiling earns its time back
 SAVE_EVERY_S = 30
-MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device")  # on resume
+WANDB_SEEDS = 10  # up to as many are logged one by one
+MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device",
+              "wandb_log", "wandb_project", "wandb_run_name")  # on resume
 
 
 def learning_rate(it: int, c: dict) -> float:
@@ -284,6 +290,31 @@ def seed_everything(seed: int) -> None:
     torch.set_flush_denormal(True)
 
 
+def find_wandb():
+    """The package wandb. Raises UserError if it is not installed."""
+    try:
+        import wandb
+        from wandb import init  # noqa: F401  which a folder wandb, of logs, has not
+    except ImportError:
+        raise UserError("wandb_log = True needs a package: pip install wandb, or leave it out") from None
+    return wandb
+
+
+def log_to_wandb(c: dict, rows: list[dict]) -> None:
+    """With `wandb_log`, send an evaluation: the mean over seeds of each column; of few seeds, each one's."""
+    if not c["wandb_log"]:
+        return
+    wandb = find_wandb()
+    if wandb.run is None:
+        name = Path(c["out_dir"]).name if c["wandb_run_name"] == "out_dir" else c["wandb_run_name"]
+        wandb.init(project=c["wandb_project"], name=name, config=c)
+    names = [k for k in COLUMNS[2:] if rows[0][k] != ""]
+    values = {k: sum(row[k] for row in rows) / len(rows) for k in names}
+    if 1 < len(rows) <= WANDB_SEEDS:
+        values |= {f"seed_{row['seed']}/{k}": row[k] for row in rows for k in names}
+    wandb.log(values, step=rows[0]["iter"])
+
+
 def resolve(c: dict) -> dict:
     """`c` with every 'auto' decided. Raises UserError for what this machine has not."""
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -291,6 +322,8 @@ def resolve(c: dict) -> dict:
     if not have[device]:
         raise UserError(f"--device={device}: there is none here; expected one of "
                         + ", ".join(k for k, v in have.items() if v))
+    if c["wandb_log"]:
+        find_wandb()
     dtype = c["dtype"]
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" and c["n_layer"] > 1 else "float32"
@@ -307,8 +340,21 @@ def resolve(c: dict) -> dict:
     return c | {"device": device, "dtype": dtype, "compile": compiled}
 
 
+def memory(c: dict, dataset: data.Dataset) -> dict[str, int]:
+    """Bytes that a run takes at least, by the settings that ask for them."""
+    cfg, S = shape_of(c, len(dataset.vocab)), c["num_seeds"]
+    weights = sum(math.prod(shape) for shape in shapes(cfg).values())
+    window = 4 * c["block_size"] * activations(cfg) + 8 * BLOCK
+    asked = [sampling_bytes(S * c["num_samples"] * len(e.prompts()), e.NEW_TOKENS, c["top_k"], cfg)
+             for e in (EVALUATORS[task] for task in dataset.tasks)]
+    return {"n_embd, n_layer and num_seeds": 32 * S * weights,  # Adam's state, gradient, best, temporaries
+            "batch_size, block_size and num_seeds": S * c["batch_size"] * window,
+            "num_samples and num_seeds": max(asked, default=0),
+            "max_iters": 144 * c["max_iters"]}  # the schedule, as Python makes it
+
+
 def check_together(c: dict, dataset: data.Dataset) -> None:
-    """Raises UserError for settings that are good alone but not together, or not with this text."""
+    """Raises UserError for settings that are good alone but not together, or not with this text or memory."""
     if c["n_embd"] % c["n_head"]:
         raise UserError(f"n_embd = {c['n_embd']} is not divisible by n_head = {c['n_head']}; make it so")
     if c["lr_decay_iters"] < c["warmup_iters"]:
@@ -321,6 +367,9 @@ def check_together(c: dict, dataset: data.Dataset) -> None:
         if n <= c["block_size"]:
             raise UserError(f"block_size = {c['block_size']} needs more than the {n} characters of "
                             f"data/{dataset.name}/{split}.bin; choose a smaller one")
+    for task in dataset.tasks:
+        data.encode("".join(EVALUATORS[task].prompts()), dataset.vocab, f"data/{dataset.name}: task {task}")
+    check_memory(memory(c, dataset), c["device"])
 
 
 def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
@@ -422,6 +471,7 @@ def train(run: Run, folder: Path, signals: Signals) -> None:
                     row["elapsed_s"] = round(run.elapsed_s, 2)
                 csv.writer(log, lineterminator="\n").writerows([row[k] for k in COLUMNS] for row in rows)
                 log.flush()
+                log_to_wandb(c, rows)
                 run.keep_best(rows)
                 bar.set_postfix_str(summary(rows))
                 last = run.iter_num == c["max_iters"]
@@ -470,9 +520,12 @@ def main(argv: list[str]) -> int:
     if ckpt and (ckpt["vocab"], ckpt["config"]["dataset"]) != (dataset.vocab, dataset.name):
         raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} holds now")
     check_together(c, dataset)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out_dir = {folder} is a file; expected a folder, or a name for a new one")
     folder.mkdir(parents=True, exist_ok=True)
     if not ckpt:
         clear(folder, c)
+    data.prepare_missing(dataset.name)
     run = Run(c, dataset, ckpt)
     notes = about(c, run)
     text = json.dumps(notes, indent=1) + "\n"
