@@ -12,9 +12,7 @@ Parameters are a dict of nanoGPT's names and shapes, each with S in front; the t
 import io
 import math
 import os
-import pickle
 import warnings
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -284,12 +282,13 @@ def read_tensors(path: Path) -> dict:
         there = [p.name for p in sorted(path.parent.glob("*.pt"))]
         raise UserError(f"no checkpoint {path}{nearest(path.name, there)}; "
                         f"there {'are ' + ', '.join(there) if there else 'is none in ' + str(path.parent)}")
+    content = io.BytesIO(path.read_bytes())
     try:
-        with warnings.catch_warnings(action="ignore"):  # of formats that are not torch.save's
-            ckpt = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is truncated or no checkpoint of tensors and plain values; "
-                        "expected one that train_with_eval.py wrote") from None
+        with warnings.catch_warnings(action="ignore"):  # of pickles that torch.save did not write
+            ckpt = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as e:  # bytes that are no checkpoint make the unpickler raise anything
+        raise UserError(f"{path} is truncated or no checkpoint of tensors and plain values "
+                        f"({type(e).__name__}); expected one that train_with_eval.py wrote") from None
     parts = [ckpt.get(key) for key in ("model", "model_args")] if isinstance(ckpt, dict) else [None]
     named = all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in parts)
     if not named or not all(isinstance(w, torch.Tensor) for w in parts[0].values()):
@@ -306,13 +305,41 @@ def from_nanogpt(ckpt: dict) -> dict:
     return {"iter_num": 0} | ckpt | {"seeds": [KEYS["seed"].default], "model": model, "model_args": args}
 
 
+def alike(value: object, model: object) -> bool:
+    """Whether `value` has the type of `model`: a dict with all its keys, a tensor of its shape and dtype."""
+    if isinstance(model, dict):
+        return isinstance(value, dict) and all(k in value and alike(value[k], m) for k, m in model.items())
+    if isinstance(model, torch.Tensor):
+        return isinstance(value, torch.Tensor) and (value.shape, value.dtype) == (model.shape, model.dtype)
+    return type(value) is type(model)
+
+
+def check_resumable(path: Path, ckpt: dict, cfg: GPTConfig) -> None:
+    """Raises UserError if what resuming takes from a ckpt.pt is missing, or does not fit its model."""
+    seeds, best, c = (ckpt.get(key) for key in ("seeds", "best", "config"))
+    state = torch.empty(len(seeds), sum(math.prod(s) for s in shapes(cfg).values()), device="meta")
+    each = {"params": state, "score": state[:, 0].double(), "iter_num": state[:, 0].long()}
+    whole = {"config": {}, "iter_num": 0, "elapsed_s": 0.0, "random": {"cpu": torch.get_rng_state()},
+             "optimizer": {"exp_avg": state, "exp_avg_sq": state},
+             "best": {kind: each for kind in best} if isinstance(best, dict) else {}}
+    wrong = [name for name, model in whole.items() if not alike(ckpt.get(name), model)]
+    if not wrong:
+        c = {k: check(k, c.get(k, key.default), key, f"{path}, config") for k, key in KEYS.items()}
+        if (shape_of(c, cfg.vocab_size), [c["seed"] + i for i in range(c["num_seeds"])]) != (cfg, seeds):
+            wrong = ["config"]
+    if wrong:
+        raise UserError(f"{path}: {' and '.join(wrong)} damaged, it cannot be resumed; expected what "
+                        "train_with_eval.py wrote; train anew")
+
+
 def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
     """Read a checkpoint: (its dict, its GPTConfig). nanoGPT's is taken too, with the vocabulary of `dataset`.
 
     Raises UserError as `read_tensors` does, and if it is not of this GPT, or of another vocabulary.
     """
     ckpt = read_tensors(path)
-    ckpt = ckpt if "seeds" in ckpt else from_nanogpt(ckpt)
+    ours = "seeds" in ckpt
+    ckpt = ckpt if ours else from_nanogpt(ckpt)
     model, args, seeds, iters = (ckpt.get(key) for key in ("model", "model_args", "seeds", "iter_num"))
 
     def need(good: bool, wrong: str) -> None:
@@ -331,14 +358,17 @@ def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
     each = iters if isinstance(iters, list) else [iters] * len(seeds)
     need(len(each) == len(seeds) and all(type(i) is int and i >= 0 for i in each), "iter_num is no iteration")
     expected = {name: (len(seeds), *shape) for name, shape in shapes(cfg).items()}
-    wte, head = model.get("transformer.wte.weight"), model.pop("lm_head.weight", None)
+    expected["lm_head.weight"] = expected["transformer.wte.weight"]
     differ = sorted(set(model) ^ set(expected))
     need(not differ, f"{', '.join(differ[:3])}: missing, or too much, for its model_args")
-    for name, shape in expected.items():
-        w = model[name]
-        need(w.shape == shape and w.is_floating_point() and w.layout == torch.strided,
-             f"{name} is {w.dtype} of shape {tuple(w.shape)}, not floats of shape {shape}")
-    need(head is None or torch.equal(head, wte), "lm_head.weight is not transformer.wte.weight")
+    for name, w in model.items():
+        need(w.shape == expected[name] and w.is_floating_point() and w.layout == torch.strided and w.is_cpu,
+             f"{name} is {w.dtype} of shape {tuple(w.shape)}, not floats of shape {expected[name]}")
+    model = {name: w.float() for name, w in model.items()}
+    need(torch.equal(*(model[name] for name in ("lm_head.weight", "transformer.wte.weight"))),
+         "lm_head.weight is not transformer.wte.weight")
+    if ours and "optimizer" in ckpt:
+        check_resumable(path, ckpt, cfg)
 
     own = ckpt.get("vocab")
     if own is None and not dataset:
@@ -347,8 +377,7 @@ def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
     need(own in (None, vocab), f"its vocabulary is not that of data/{dataset}")
     need(isinstance(vocab, str) and len(vocab) == len(set(vocab)) == cfg.vocab_size,
          f"vocab_size = {cfg.vocab_size} is not that of {f'data/{dataset}' if dataset else 'its own vocab'}")
-    model = {name: w.float() for name, w in model.items()}
-    return ckpt | {"vocab": vocab, "model": model | {"lm_head.weight": model["transformer.wte.weight"]}}, cfg
+    return ckpt | {"vocab": vocab, "model": model}, cfg
 
 
 def load_model(out_dir: str, name: str, model_seed: int, dataset: str = "") -> tuple[Params, GPTConfig, dict]:
@@ -387,9 +416,10 @@ def ask_run(argv: list[str], description: str, ask) -> tuple[dict, np.ndarray]:
     """An evaluator's command line: (its settings, what `ask` got from one seed (prompts, num_samples))."""
     keys = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
     args, p, cfg, ckpt = open_run(argv, keys, description)
-    print(f"{args['out_dir']}/{args['ckpt']}: seed {ckpt['model_seed']}, iteration {ckpt['iter_num']}\n")
     sampling = {k: args[k] for k in keys}
-    return args, ask(p, cfg, ckpt["vocab"], [ckpt["model_seed"]], ckpt["iter_num"], **sampling)[0]
+    texts = ask(p, cfg, ckpt["vocab"], [ckpt["model_seed"]], ckpt["iter_num"], **sampling)[0]
+    print(f"{args['out_dir']}/{args['ckpt']}: seed {ckpt['model_seed']}, iteration {ckpt['iter_num']}\n")
+    return args, texts
 
 
 def tally(texts: np.ndarray) -> str:
