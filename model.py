@@ -72,17 +72,25 @@ def activations(cfg: GPTConfig) -> int:
 
 
 def sampling_bytes(samples: int, new: int, top_k: int, cfg: GPTConfig) -> int:
-    """Memory that `complete` takes for `samples` (of all seeds and prompts) of `new` characters each."""
-    return samples * (56 * new + 40 * min(top_k, cfg.vocab_size))
+    """Memory that `complete` takes at least for `samples`, of all seeds and prompts, of `new` characters."""
+    return samples * (24 * new + 8 * min(top_k, cfg.vocab_size))
+
+
+def memory_of(device: str) -> float:
+    """Bytes of memory of the GPU, or else of this machine, or the container's share of it."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    if not hasattr(os, "sysconf"):
+        return math.inf  # Windows does not tell
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    share = Path("/sys/fs/cgroup/memory.max")
+    limit = share.read_text().strip() if share.exists() else "max"
+    return min(machine, int(limit)) if limit.isdecimal() else machine
 
 
 def check_memory(needs: dict[str, int], device: str) -> None:
     """Raises UserError, which names the largest, if `needs`, bytes by what asks for them, cannot fit."""
-    if device == "cuda":
-        have = torch.cuda.get_device_properties(0).total_memory
-    else:
-        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    need = sum(needs.values())
+    need, have = sum(needs.values()), memory_of(device)
     if need > have:
         raise UserError(f"about {need / 2**30:,.0f} GiB of memory are needed, most of it for "
                         f"{max(needs, key=needs.get)}, and {device} has {have / 2**30:,.0f}; lower these")

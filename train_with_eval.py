@@ -290,31 +290,6 @@ def seed_everything(seed: int) -> None:
     torch.set_flush_denormal(True)
 
 
-def find_wandb():
-    """The package wandb. Raises UserError if it is not installed."""
-    try:
-        import wandb
-        from wandb import init  # noqa: F401  which a folder wandb, of logs, has not
-    except ImportError:
-        raise UserError("wandb_log = True needs a package: pip install wandb, or leave it out") from None
-    return wandb
-
-
-def log_to_wandb(c: dict, rows: list[dict]) -> None:
-    """With `wandb_log`, send an evaluation: the mean over seeds of each column; of few seeds, each one's."""
-    if not c["wandb_log"]:
-        return
-    wandb = find_wandb()
-    if wandb.run is None:
-        name = Path(c["out_dir"]).name if c["wandb_run_name"] == "out_dir" else c["wandb_run_name"]
-        wandb.init(project=c["wandb_project"], name=name, config=c)
-    names = [k for k in COLUMNS[2:] if rows[0][k] != ""]
-    values = {k: sum(row[k] for row in rows) / len(rows) for k in names}
-    if 1 < len(rows) <= WANDB_SEEDS:
-        values |= {f"seed_{row['seed']}/{k}": row[k] for row in rows for k in names}
-    wandb.log(values, step=rows[0]["iter"])
-
-
 def resolve(c: dict) -> dict:
     """`c` with every 'auto' decided. Raises UserError for what this machine has not."""
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -322,8 +297,6 @@ def resolve(c: dict) -> dict:
     if not have[device]:
         raise UserError(f"--device={device}: there is none here; expected one of "
                         + ", ".join(k for k, v in have.items() if v))
-    if c["wandb_log"]:
-        find_wandb()
     dtype = c["dtype"]
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" and c["n_layer"] > 1 else "float32"
@@ -350,7 +323,7 @@ def memory(c: dict, dataset: data.Dataset) -> dict[str, int]:
     return {"n_embd, n_layer and num_seeds": 32 * S * weights,  # Adam's state, gradient, best, temporaries
             "batch_size, block_size and num_seeds": S * c["batch_size"] * window,
             "num_samples and num_seeds": max(asked, default=0),
-            "max_iters": 144 * c["max_iters"]}  # the schedule, as Python makes it
+            "max_iters": 180 * c["max_iters"]}  # the schedule, as Python makes it
 
 
 def check_together(c: dict, dataset: data.Dataset) -> None:
@@ -499,14 +472,41 @@ def summary(rows: list[dict]) -> str:
     return ", ".join(parts)
 
 
-def clear(folder: Path, c: dict) -> None:
-    """Make room for a new run. Raises UserError if there is one and `overwrite` is not set."""
+def old_run(folder: Path, c: dict) -> list[Path]:
+    """The files of a run that a new one in `folder` replaces. Raises UserError if `overwrite` is not set."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out_dir = {folder} is a file; expected a folder, or a name for a new one")
     old = [p for name in ("config.json", "results.csv", "ckpt*.pt") for p in folder.glob(name)]
     if old and not c["overwrite"]:
         raise UserError(f"{folder} already holds a run ({old[0].name}); go on with --init_from=resume, "
                         "replace it with --overwrite=True, or choose another --out_dir")
-    for path in old:
-        path.unlink()
+    return old
+
+
+def start_wandb(c: dict) -> None:
+    """Begin a run of wandb, if the config says so. Raises UserError if wandb is not installed or will not."""
+    if not c["wandb_log"]:
+        return
+    try:
+        from wandb import Error, init  # which a folder wandb, of its logs, has not
+    except ImportError:
+        raise UserError("wandb_log = True needs a package: pip install wandb, or leave it out") from None
+    try:
+        name = Path(c["out_dir"]).name if c["wandb_run_name"] == "out_dir" else c["wandb_run_name"]
+        init(project=c["wandb_project"], name=name, config=c)
+    except Error as e:
+        raise UserError(f"wandb_log = True: {e}; or leave it out") from None
+
+
+def log_to_wandb(c: dict, rows: list[dict]) -> None:
+    """With `wandb_log`, send an evaluation: the mean over seeds of each column; of few seeds, each one's."""
+    if c["wandb_log"]:
+        import wandb
+        names = [k for k in COLUMNS[2:] if rows[0][k] != ""]
+        values = {k: sum(row[k] for row in rows) / len(rows) for k in names}
+        if 1 < len(rows) <= WANDB_SEEDS:
+            values |= {f"seed_{row['seed']}/{k}": row[k] for row in rows for k in names}
+        wandb.log(values, step=rows[0]["iter"])
 
 
 def main(argv: list[str]) -> int:
@@ -517,14 +517,14 @@ def main(argv: list[str]) -> int:
         c, ckpt = read_resumed(given, folder)
     c = resolve(c)
     dataset = data.load(c["dataset"])
-    if ckpt and (ckpt["vocab"], ckpt["config"]["dataset"]) != (dataset.vocab, dataset.name):
+    if ckpt and ckpt["vocab"] != dataset.vocab:
         raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} holds now")
     check_together(c, dataset)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"out_dir = {folder} is a file; expected a folder, or a name for a new one")
+    old = [] if ckpt else old_run(folder, c)
+    start_wandb(c)
     folder.mkdir(parents=True, exist_ok=True)
-    if not ckpt:
-        clear(folder, c)
+    for path in old:
+        path.unlink()
     data.prepare_missing(dataset.name)
     run = Run(c, dataset, ckpt)
     notes = about(c, run)

@@ -11,7 +11,7 @@ import eval_as_math
 import sample
 import train_with_eval
 from config import UserError
-from helpers import log, resume, train
+from helpers import contents, log, resume, train
 from model import GPTConfig, load_checkpoint, save_checkpoint, shapes
 
 ASK = ["--num_samples=3", "--max_new_tokens=4", "--start=<3+4=", "--temperature=1"]
@@ -144,13 +144,9 @@ def test_the_dataset_of_one_s_own_checkpoint_may_be_said(math_run, capsys):
 def wandb(monkeypatch):
     """A wandb that keeps what it is given: `runs`, and `logged` (step, values)."""
     module = types.ModuleType("wandb")
-    module.run, module.runs, module.logged = None, [], []
-
-    def init(**how):
-        module.run = how
-        module.runs.append(how)
-
-    module.init, module.log = init, lambda values, step: module.logged.append((step, values))
+    module.runs, module.logged, module.Error = [], [], type("Error", (Exception,), {})
+    module.init = lambda **how: module.runs.append(how)
+    module.log = lambda values, step: module.logged.append((step, values))
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
@@ -179,6 +175,19 @@ def test_wandb_may_be_taken_up_or_left_on_resume(wandb, tmp_path):
     assert wandb.logged[-1][0] == 30 and not any("/" in name for name in wandb.logged[-1][1])
     resume(folder, "--max_iters=40", "--wandb_log=False")
     assert len(wandb.runs) == 1 and wandb.logged[-1][0] == 30
+
+
+def test_what_wandb_refuses_is_said_before_anything_changes(wandb, tmp_path, monkeypatch):
+    def init(**how):
+        raise wandb.Error("No API key configured. Use `wandb login` to log in.")
+
+    folder = train(tmp_path / "run", "--max_iters=0")
+    before = contents(folder)
+    monkeypatch.setattr(wandb, "init", init)
+    for argument in (f"--out_dir={folder}", f"--out_dir={tmp_path / 'new'}"):
+        with pytest.raises(UserError, match="wandb_log = True: No API key configured"):
+            train(folder, "--wandb_log", "--overwrite", argument)
+    assert contents(folder) == before and not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("instead", [None, types.ModuleType("wandb")], ids=["missing", "a folder of logs"])
