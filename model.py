@@ -27,8 +27,8 @@ from data import encode, replace_file, rng
 Params = dict[str, torch.Tensor]  # by nanoGPT's names, each (S, *its shape)
 ROWS = 4096  # texts in one forward pass of sampling, at most
 SIZES = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")  # keys of a model's shape
-MODEL_ARGS = {"vocab_size": Key(17, "", lo=1, hi=256), "bias": Key(False, "")} | {k: KEYS[k] for k in SIZES}
-MODEL_ARGS = {"vocab_size": Key(17, "", lo=1, hi=256), "bias": Key(False, "")} | {k: KEYS[k] for k in SIZES}
+MODEL_ARGS = {"vocab_size": Key(17, "", lo=1, hi=256), "bias": Key(False, "", choices=(False,)),
+              **{name: KEYS[name] for name in SIZES}}
 
 
 @dataclass(frozen=True)
@@ -281,8 +281,8 @@ def save_checkpoint(path: Path, ckpt: dict) -> None:
     replace_file(path, lambda f: torch.save(ckpt, f))
 
 
-def read_tensors(path: Path) -> dict:
-    """The dict in a checkpoint file, of tensors and plain values only: no code in it is run.
+def read_tensors(path: Path) -> object:
+    """What a checkpoint file holds, of tensors and plain values: no code in it is run.
 
     Raises UserError if it is missing (names those that are there), truncated, or something else.
     """
@@ -293,32 +293,27 @@ def read_tensors(path: Path) -> dict:
     content = io.BytesIO(path.read_bytes())
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that torch.save did not write
-            ckpt = torch.load(content, map_location="cpu", weights_only=True)
+            return torch.load(content, map_location="cpu", weights_only=True)
     except Exception as e:  # bytes that are no checkpoint make the unpickler raise anything
         raise UserError(f"{path} is truncated or no checkpoint of tensors and plain values "
                         f"({type(e).__name__}); expected one that train_with_eval.py wrote") from None
-    parts = [ckpt.get(key) for key in ("model", "model_args")] if isinstance(ckpt, dict) else [None]
-    named = all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in parts)
-    if not named or not all(isinstance(w, torch.Tensor) for w in parts[0].values()):
-        raise UserError(f"{path} lacks model, its weights by name, or model_args; expected a checkpoint that "
-                        "train_with_eval.py wrote, or nanoGPT")
-    return ckpt
 
 
 def from_nanogpt(ckpt: dict) -> dict:
     """A checkpoint of nanoGPT as one of ours: of a single seed, and without vocabulary."""
-    model = {name.removeprefix("_orig_mod."): w[None] for name, w in ckpt["model"].items()
-             if not name.endswith(".attn.bias")}  # the causal mask, in older versions
+    model = {str(name).removeprefix("_orig_mod."): w[None].float() if isinstance(w, torch.Tensor) else w
+             for name, w in ckpt["model"].items() if not str(name).endswith(".attn.bias")}  # the causal mask
     args = {"mlp_expansion": 4, "dropout": 0.0, "bias": False} | ckpt["model_args"]
     return {"iter_num": 0} | ckpt | {"seeds": [KEYS["seed"].default], "model": model, "model_args": args}
 
 
 def alike(value: object, model: object) -> bool:
-    """Whether `value` has the type of `model`: a dict with all its keys, a tensor of its shape and dtype."""
+    """Whether `value` is what `model` is: a dict with its keys, a tensor of its shape, or of its type."""
     if isinstance(model, dict):
         return isinstance(value, dict) and all(k in value and alike(value[k], m) for k, m in model.items())
     if isinstance(model, torch.Tensor):
-        return isinstance(value, torch.Tensor) and (value.shape, value.dtype) == (model.shape, model.dtype)
+        same = isinstance(value, torch.Tensor) and value.is_cpu and value.layout == torch.strided
+        return same and (value.shape, value.dtype) == (model.shape, model.dtype)
     return type(value) is type(model)
 
 
@@ -329,15 +324,15 @@ def check_resumable(path: Path, ckpt: dict, cfg: GPTConfig) -> None:
     each = {"params": state, "score": state[:, 0].double(), "iter_num": state[:, 0].long()}
     whole = {"config": {}, "iter_num": 0, "elapsed_s": 0.0, "random": {"cpu": torch.get_rng_state()},
              "optimizer": {"exp_avg": state, "exp_avg_sq": state},
-             "best": {kind: each for kind in best} if isinstance(best, dict) else {}}
+             "best": dict.fromkeys(best, each) if isinstance(best, dict) else {}}
     wrong = [name for name, model in whole.items() if not alike(ckpt.get(name), model)]
     if not wrong:
         c = {k: check(k, c.get(k, key.default), key, f"{path}, config") for k, key in KEYS.items()}
         if (shape_of(c, cfg.vocab_size), [c["seed"] + i for i in range(c["num_seeds"])]) != (cfg, seeds):
             wrong = ["config"]
     if wrong:
-        raise UserError(f"{path}: {' and '.join(wrong)} damaged, it cannot be resumed; expected what "
-                        "train_with_eval.py wrote; train anew")
+        raise UserError(f"{path}: {', '.join(wrong)} not as train_with_eval.py writes it, the run cannot be "
+                        "resumed; restore the file, or train anew")
 
 
 def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
@@ -345,19 +340,18 @@ def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
 
     Raises UserError as `read_tensors` does, and if it is not of this GPT, or of another vocabulary.
     """
-    ckpt = read_tensors(path)
-    ours = "seeds" in ckpt
-    ckpt = ckpt if ours else from_nanogpt(ckpt)
-    model, args, seeds, iters = (ckpt.get(key) for key in ("model", "model_args", "seeds", "iter_num"))
 
     def need(good: bool, wrong: str) -> None:
         if not good:
             raise UserError(f"{path}: {wrong}; expected a checkpoint of train_with_eval.py or of nanoGPT")
 
-    biases = [name for name in model if name.endswith(".bias")] + ["model_args"] * (args.get("bias") is True)
-    need(not biases, f"it has biases ({', '.join(biases)}), which this repository's GPT has not")
-    unknown = set(args) - set(MODEL_ARGS)
-    need(not unknown, f"this repository's GPT has no {', '.join(sorted(unknown))}")
+    ckpt = read_tensors(path)
+    need(alike(ckpt, {"model": {}, "model_args": {}}), "it has no dicts model and model_args")
+    ours = "seeds" in ckpt
+    ckpt = ckpt if ours else from_nanogpt(ckpt)
+    model, args, seeds, iters = (ckpt.get(key) for key in ("model", "model_args", "seeds", "iter_num"))
+    unknown = ", ".join(str(name) for name in args if name not in MODEL_ARGS)
+    need(not unknown, f"its model_args have {unknown}, which this repository's GPT has not")
     cfg = GPTConfig(**{name: check(name, args.get(name), key, f"{path}, model_args")
                        for name, key in MODEL_ARGS.items()})
     need(cfg.n_embd % cfg.n_head == 0, f"n_embd = {cfg.n_embd} is not divisible by n_head = {cfg.n_head}")
@@ -365,16 +359,11 @@ def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
          "its seeds are not distinct whole numbers")
     each = iters if isinstance(iters, list) else [iters] * len(seeds)
     need(len(each) == len(seeds) and all(type(i) is int and i >= 0 for i in each), "iter_num is no iteration")
-    expected = {name: (len(seeds), *shape) for name, shape in shapes(cfg).items()}
-    expected["lm_head.weight"] = expected["transformer.wte.weight"]
-    differ = sorted(set(model) ^ set(expected))
-    need(not differ, f"{', '.join(differ[:3])}: missing, or too much, for its model_args")
-    for name, w in model.items():
-        need(w.shape == expected[name] and w.is_floating_point() and w.layout == torch.strided and w.is_cpu,
-             f"{name} is {w.dtype} of shape {tuple(w.shape)}, not floats of shape {expected[name]}")
-    model = {name: w.float() for name, w in model.items()}
-    need(torch.equal(*(model[name] for name in ("lm_head.weight", "transformer.wte.weight"))),
-         "lm_head.weight is not transformer.wte.weight")
+    meant = {name: torch.empty(len(seeds), *shape, device="meta") for name, shape in shapes(cfg).items()}
+    meant["lm_head.weight"] = meant["transformer.wte.weight"]
+    wrong = [str(name) for name in meant | model if not alike(model.get(name), meant.get(name))]
+    need(not wrong, f"{', '.join(wrong[:3])}: not what its model_args describe, a GPT without biases")
+    need(model["lm_head.weight"].equal(model["transformer.wte.weight"]), "lm_head and wte are not tied")
     if ours and "optimizer" in ckpt:
         check_resumable(path, ckpt, cfg)
 
@@ -385,7 +374,7 @@ def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
     need(own in (None, vocab), f"its vocabulary is not that of data/{dataset}")
     need(isinstance(vocab, str) and len(vocab) == len(set(vocab)) == cfg.vocab_size,
          f"vocab_size = {cfg.vocab_size} is not that of {f'data/{dataset}' if dataset else 'its own vocab'}")
-    return ckpt | {"vocab": vocab, "model": model}, cfg
+    return ckpt | {"vocab": vocab}, cfg
 
 
 def load_model(out_dir: str, name: str, model_seed: int, dataset: str = "") -> tuple[Params, GPTConfig, dict]:

@@ -107,14 +107,14 @@ REFUSED = {
     "no dataset": ({}, "--temperature=1", "holds no vocabulary.*--dataset=as_math"),
     "another dataset": ({}, "--dataset=facts_char", "vocab_size = 17 is not that of data/facts_char"),
     "an unknown dataset": ({}, "--dataset=as_mth", "did you mean as_math"),
-    "a bias": ({"more": {BIAS: torch.zeros(42)}}, DATASET, f"it has biases .{BIAS}"),
-    "bias=True": ({"bias": True}, DATASET, "it has biases"),
+    "a bias": ({"more": {BIAS: torch.zeros(42)}}, DATASET, f"{BIAS}: .* without biases"),
+    "bias=True": ({"bias": True}, DATASET, "bias = True will not do; expected one of False"),
     "GPT-2's vocabulary": ({"vocab_size": 50304}, DATASET, "vocab_size = 50304"),
-    "another width of the MLP": ({"mlp_expansion": 2}, DATASET, "mlp.c_fc.weight is .*expected"),
-    "untied": ({"more": {"lm_head.weight": torch.ones(17, 14)}}, DATASET, "lm_head.weight is no"),
-    "an extra weight": ({"more": {"transformer.x": torch.zeros(1)}}, DATASET, "transformer.x: missing, or"),
+    "another width of the MLP": ({"mlp_expansion": 2}, DATASET, "mlp.c_fc.weight, .* not what"),
+    "untied": ({"more": {"lm_head.weight": torch.ones(17, 14)}}, DATASET, "not tied"),
+    "an extra weight": ({"more": {"transformer.x": torch.zeros(1)}}, DATASET, "transformer.x: not what"),
     "a layer less": ({"n_layer": 3}, DATASET, "transformer.h.2"),
-    "no model": ({"without": ("model",)}, DATASET, "lacks model"),
+    "no model": ({"without": ("model",)}, DATASET, "no dicts model"),
 }
 
 
