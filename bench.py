@@ -21,11 +21,7 @@ import config
 import data
 import train_with_eval as trainer
 from config import Key, UserError
-from eval_as_math import EQUATIONS
-from eval_as_math import NEW_TOKENS as MATH_TOKENS
-from eval_capitals import NEW_TOKENS as FACTS_TOKENS
-from eval_capitals import capitals
-from model import GPTConfig, shape_of, shapes
+from model import GPTConfig, activations, shape_of, shapes
 
 KEYS = {
     "num_seeds": Key("1", "numbers of seeds to time, such as 1,8,64"),
@@ -141,13 +137,12 @@ class PlainLoop:
         """Loss over 100 batches of each split; a forward pass for every prompt, sample and character."""
         self.model.eval()
         statistics.fmean(self.loss().item() for _ in range(200))
-        prompts = {"math": ([f"<{a}{op}{b}=" for a, op, b in EQUATIONS], MATH_TOKENS),
-                   "facts": ([f"Capital of {country} is " for country, _ in capitals()], FACTS_TOKENS)}
         for task in self.dataset.tasks:
-            for prompt in prompts[task][0]:
+            evaluator = trainer.EVALUATORS[task]
+            for prompt in evaluator.prompts():
                 for _ in range(self.c["num_samples"]):
                     ids = torch.from_numpy(data.encode(prompt, self.dataset.vocab).astype(np.int64))[None]
-                    self.generate(ids.to(self.device), prompts[task][1])
+                    self.generate(ids.to(self.device), evaluator.NEW_TOKENS)
         self.model.train()
 
     def generate(self, ids: torch.Tensor, new: int) -> torch.Tensor:
@@ -195,13 +190,12 @@ def work(cfg: GPTConfig, seeds: int, batch_size: int) -> tuple[float, float]:
     the products they are, and 12 n_layer T n_embd a token for attention. Bytes: each float32 activation is
     written and read in the forward pass, and so is its gradient in the backward pass; a parameter 8 times.
     """
-    n, T, H, V = cfg.n_embd, cfg.block_size, cfg.n_head, cfg.vocab_size
+    n, T, V = cfg.n_embd, cfg.block_size, cfg.vocab_size
     tokens = seeds * batch_size * T
     matrices = sum(math.prod(s) for k, s in shapes(cfg).items() if len(s) == 2 and "wpe" not in k) + V * n
     flops = tokens * (6 * matrices + 12 * cfg.n_layer * T * n)
-    activations = 2 * V + 2 * n + cfg.n_layer * (9 * n + 2 * cfg.mlp_expansion * n + 2 * H * T)
     weights = seeds * sum(math.prod(s) for s in shapes(cfg).values())
-    return flops, 4 * (4 * tokens * activations + 8 * weights)
+    return flops, 4 * (4 * tokens * activations(cfg) + 8 * weights)
 
 
 def measure(c: dict, dataset: data.Dataset, seconds: float) -> dict:
@@ -259,9 +253,18 @@ def table(rows: list[dict]) -> str:
 
 def seed_counts(text: str) -> list[int]:
     """The numbers in `1,8,64`. Raises UserError for anything else."""
-    if not all(part.isdigit() and int(part) > 0 for part in text.split(",")):
-        raise UserError(f"--num_seeds={text}: expected whole numbers above 0, such as 1,8,64")
-    return [int(part) for part in text.split(",")]
+    key = config.KEYS["num_seeds"]
+    return [config.check("num_seeds", config.from_text(part, key), key, f"--num_seeds={text[:80]}")
+            for part in text.split(",")]
+
+
+def read_job(path: str, args: dict) -> tuple[dict, data.Dataset]:
+    """A file's config with the benchmark's own keys, and its dataset; raises UserError if it will not do."""
+    c = config.read([path], __doc__)[0] | {k: args[k] for k in ("num_seeds", "device", "compile")}
+    c = trainer.resolve(c)
+    dataset = data.load(c["dataset"])
+    trainer.check_together(c, dataset)
+    return c, dataset
 
 
 def main(argv: list[str]) -> None:
@@ -269,19 +272,18 @@ def main(argv: list[str]) -> None:
     given, files = config.parse(argv, KEYS, __doc__, positional="CONFIG")
     args = {name: key.default for name, key in KEYS.items()} | given
     paths = files or ["config/train_math_mini_14.py"]
-    jobs = [(path, n) for path in paths for n in seed_counts(args["num_seeds"])]
+    counts, out = seed_counts(args["num_seeds"]), Path(args["json"])
+    jobs = [(path, *read_job(path, args | {"num_seeds": n})) for path in paths for n in counts]
+    if not out.parent.is_dir() or out.is_dir():
+        raise UserError(f"--json={out}: expected a file in a folder that exists; make it, or name another")
     rows, plain = [], {}
-    for path, n in tqdm(jobs, unit="config"):
-        c = config.read([path, f"--num_seeds={n}"], __doc__)[0] | {k: args[k] for k in ("device", "compile")}
-        c = trainer.resolve(c)
-        dataset = data.load(c["dataset"])
-        trainer.check_together(c, dataset)
+    for path, c, dataset in tqdm(jobs, unit="config"):
         row = measure(c, dataset, args["seconds"])
         if args["baseline"]:
             if path not in plain:
                 plain[path] = baseline(c, dataset, args["seconds"])
             row |= plain[path]
-            row["times_faster"] = n * row["plain_s_full"] / row["s_full"]
+            row["times_faster"] = c["num_seeds"] * row["plain_s_full"] / row["s_full"]
         rows.append(row)
     machine = {"device": c["device"], "name": trainer.device_name(c["device"]),
                "threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -289,8 +291,8 @@ def main(argv: list[str]) -> None:
     print(table(rows))
     if args["json"] != "none":
         text = json.dumps(machine | {"rows": rows}, indent=1) + "\n"
-        data.replace_file(Path(args["json"]), lambda f: f.write(text.encode()))
-        print(f"wrote {args['json']}")
+        data.replace_file(out, lambda f: f.write(text.encode()))
+        print(f"wrote {out}")
 
 
 if __name__ == "__main__":

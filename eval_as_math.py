@@ -19,14 +19,18 @@ IS_ADD = np.array([op == "+" for _, op, _ in EQUATIONS])
 HELD_OUT = np.array([is_held_out(*e) for e in EQUATIONS])
 
 
+def prompts() -> list[str]:
+    """`<a+b=` and `<a-b=`, as EQUATIONS lists them."""
+    return [f"<{a}{op}{b}=" for a, op, b in EQUATIONS]
+
+
 def ask(p: Params, cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, **sampling) -> np.ndarray:
-    """What each seed writes after `<a+b=` and `<a-b=`, as EQUATIONS lists them: (S, 200, num_samples) of str.
+    """What each seed writes after each of `prompts()`: (S, 200, num_samples) of str.
 
     `sampling`: num_samples, temperature, top_k. Raises UserError if the vocabulary cannot spell the prompts.
     """
-    prompts = [f"<{a}{op}{b}=" for a, op, b in EQUATIONS]
     gens = [rng(seed, "math samples", iter_num) for seed in seeds]
-    return complete(p, cfg, vocab, prompts, gens, NEW_TOKENS, **sampling)
+    return complete(p, cfg, vocab, prompts(), gens, NEW_TOKENS, **sampling)
 
 
 def is_correct(texts: np.ndarray) -> np.ndarray:

@@ -15,14 +15,18 @@ from model import GPTConfig, Params, ask_run, complete, distinct, tally
 NEW_TOKENS = 20  # the longest answer is "Washington DC \n"
 
 
+def prompts() -> list[str]:
+    """`Capital of X is `, in capitals.csv's order."""
+    return [f"Capital of {country} is " for country, _ in capitals()]
+
+
 def ask(p: Params, cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, **sampling) -> np.ndarray:
-    """What each seed writes after `Capital of X is `, in capitals.csv's order: (S, 50, num_samples) of str.
+    """What each seed writes after each of `prompts()`: (S, 50, num_samples) of str.
 
     `sampling`: num_samples, temperature, top_k. Raises UserError if the vocabulary cannot spell the prompts.
     """
-    prompts = [f"Capital of {country} is " for country, _ in capitals()]
     gens = [rng(seed, "facts samples", iter_num) for seed in seeds]
-    return complete(p, cfg, vocab, prompts, gens, NEW_TOKENS, **sampling, stop="\n")
+    return complete(p, cfg, vocab, prompts(), gens, NEW_TOKENS, **sampling, stop="\n")
 
 
 def answers(texts: np.ndarray) -> np.ndarray:

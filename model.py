@@ -11,20 +11,25 @@ Parameters are a dict of nanoGPT's names and shapes, each with S in front; the t
 """
 import io
 import math
-import pickle
-import zipfile
+import os
+import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from config import KEYS, Key, UserError, nearest, parse
+import data
+from config import KEYS, Key, UserError, check, nearest, parse
 from data import encode, replace_file, rng
 
 Params = dict[str, torch.Tensor]  # by nanoGPT's names, each (S, *its shape)
+ROWS = 4096  # texts in one forward pass of sampling, at most
+SIZES = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")  # keys of a model's shape
+MODEL_ARGS = {"vocab_size": Key(17, "", lo=1, hi=256), "bias": Key(False, "", choices=(False,)),
+              **{name: KEYS[name] for name in SIZES}}
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,7 @@ class GPTConfig:
 
 def shape_of(c: dict, vocab_size: int) -> GPTConfig:
     """The model that a run config's settings describe."""
-    names = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")
-    return GPTConfig(vocab_size=vocab_size, **{name: c[name] for name in names})
+    return GPTConfig(vocab_size=vocab_size, **{name: c[name] for name in SIZES})
 
 
 def shapes(cfg: GPTConfig) -> dict[str, tuple[int, ...]]:
@@ -60,6 +64,37 @@ def shapes(cfg: GPTConfig) -> dict[str, tuple[int, ...]]:
 def count_parameters(cfg: GPTConfig) -> int:
     """Parameters of one seed without the position embeddings, as nanoGPT and the paper count."""
     return sum(math.prod(s) for name, s in shapes(cfg).items() if "wpe" not in name)
+
+
+def activations(cfg: GPTConfig) -> int:
+    """Numbers that the forward pass keeps for the backward pass, for each character of a batch."""
+    layer = 9 * cfg.n_embd + 2 * cfg.mlp_expansion * cfg.n_embd + 2 * cfg.n_head * cfg.block_size
+    return 2 * cfg.vocab_size + 2 * cfg.n_embd + cfg.n_layer * layer
+
+
+def sampling_bytes(samples: int, new: int, top_k: int, cfg: GPTConfig) -> int:
+    """Memory that `complete` takes at least for `samples`, of all seeds and prompts, of `new` characters."""
+    return samples * (24 * new + 8 * min(top_k, cfg.vocab_size))
+
+
+def memory_of(device: str) -> float:
+    """Bytes of memory of the GPU, or else of this machine, or the container's share of it."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    if not hasattr(os, "sysconf"):
+        return math.inf  # Windows does not tell
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    share = Path("/sys/fs/cgroup/memory.max")
+    limit = share.read_text().strip() if share.exists() else "max"
+    return min(machine, int(limit)) if limit.isdecimal() else machine
+
+
+def check_memory(needs: dict[str, int], device: str) -> None:
+    """Raises UserError, which names the largest, if `needs`, bytes by what asks for them, cannot fit."""
+    need, have = sum(needs.values()), memory_of(device)
+    if need > have:
+        raise UserError(f"about {need / 2**30:,.0f} GiB of memory are needed, most of it for "
+                        f"{max(needs, key=needs.get)}, and {device} has {have / 2**30:,.0f}; lower these")
 
 
 def decayed(cfg: GPTConfig) -> torch.Tensor:
@@ -195,7 +230,9 @@ def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray
         T = min(longest + t, cfg.block_size)
         start = (length - T).clamp(min=0)
         window = text.gather(2, start[:, :, None] + torch.arange(T, device=device))
-        logits = logits_of(window.mT.contiguous(), length - start - 1)[:, :, 0].mT  # (S, R, V)
+        parts = zip(window.mT.split(ROWS, dim=2), (length - start - 1).split(ROWS, dim=1))
+        logits = torch.cat([logits_of(w.contiguous(), at) for w, at in parts], 3)
+        logits = logits[:, :, 0].mT  # (S, R, V)
         token = sample(logits, row, u[..., t].reshape(S, P * N), temperature, top_k)
         if stop is not None:
             token = token.masked_fill(done, stop)
@@ -218,11 +255,13 @@ def complete(p: Params, cfg: GPTConfig, vocab: str, prompts: list[str], gens: li
     """The texts, `new` characters long, that each seed writes after each prompt: (S, prompts, num_samples).
 
     `gens` holds a random generator for each seed. Raises UserError for a prompt that is empty or that has
-    characters which the vocabulary lacks.
+    characters which the vocabulary lacks, and for more samples than fit in memory.
     """
     if not all(prompts):
         raise UserError("the prompt is empty; expected at least one character of the vocabulary")
     ids = [encode(prompt, vocab, f"prompt {prompt!r}") for prompt in prompts]
+    need = sampling_bytes(len(gens) * len(prompts) * num_samples, new, top_k, cfg)
+    check_memory({"the number and length of the samples": need}, "cpu")
     u = np.stack([gen.random((len(prompts), num_samples, new), dtype=np.float32) for gen in gens])
     stop_id = vocab.index(stop) if stop and stop in vocab else None
     tokens = generate(p, cfg, ids, u, temperature, top_k, stop_id, logits_of)
@@ -248,39 +287,103 @@ def save_checkpoint(path: Path, ckpt: dict) -> None:
     replace_file(path, lambda f: f.write(out.getbuffer()))
 
 
-def load_checkpoint(path: Path) -> tuple[dict, GPTConfig]:
-    """Read a checkpoint: (its dict, its GPTConfig). Tensors and plain values only; no code in it is run.
+def read_tensors(path: Path) -> object:
+    """What a checkpoint file holds, of tensors and plain values: no code in it is run.
 
-    Raises UserError if it is missing (names those that are there), truncated, or not one of ours.
+    Raises UserError if it is missing (names those that are there), truncated, or something else.
     """
     if not path.is_file():
         there = [p.name for p in sorted(path.parent.glob("*.pt"))]
         raise UserError(f"no checkpoint {path}{nearest(path.name, there)}; "
                         f"there {'are ' + ', '.join(there) if there else 'is none in ' + str(path.parent)}")
+    content = io.BytesIO(path.read_bytes())
     try:
-        ckpt = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is truncated or no checkpoint of tensors and plain values; "
-                        "expected one that train_with_eval.py wrote") from None
-    keys = ("model", "model_args", "vocab", "seeds", "iter_num")
-    missing = [k for k in keys if not isinstance(ckpt, dict) or k not in ckpt]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; expected one that train_with_eval.py wrote")
-    args, kinds = ckpt["model_args"], {f.name: f.type for f in fields(GPTConfig)}
-    if not isinstance(args, dict) or {k: type(v) for k, v in args.items()} != kinds or args["bias"]:
-        raise UserError(f"{path}: its model_args are not those of this repository's GPT, which has no biases")
-    cfg, seeds = GPTConfig(**args), len(ckpt["seeds"])
-    if not isinstance(ckpt["vocab"], str) or len(ckpt["vocab"]) != cfg.vocab_size:
-        raise UserError(f"{path}: its vocab is not the {cfg.vocab_size} characters that model_args promise")
-    model = ckpt["model"] if isinstance(ckpt["model"], dict) else {}
-    for name, shape in shapes(cfg).items():
-        found = tuple(getattr(model.get(name), "shape", ()))
-        if found != (seeds, *shape):
-            raise UserError(f"{path}: {name} has shape {found}, expected {(seeds, *shape)}")
-    return ckpt, cfg
+        with warnings.catch_warnings(action="ignore"):  # of pickles that torch.save did not write
+            return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as e:  # bytes that are no checkpoint make the unpickler raise anything
+        raise UserError(f"{path} is truncated or no checkpoint of tensors and plain values "
+                        f"({type(e).__name__}); expected one that train_with_eval.py wrote") from None
 
 
-def load_model(out_dir: str, name: str, model_seed: int) -> tuple[Params, GPTConfig, dict]:
+def from_nanogpt(ckpt: dict) -> dict:
+    """A checkpoint of nanoGPT as one of ours: of a single seed, and without vocabulary."""
+    model = {str(name).removeprefix("_orig_mod."): w[None].float() if isinstance(w, torch.Tensor) else w
+             for name, w in ckpt["model"].items() if not str(name).endswith(".attn.bias")}  # the causal mask
+    args = {"mlp_expansion": 4, "dropout": 0.0, "bias": False} | ckpt["model_args"]
+    return {"iter_num": 0} | ckpt | {"seeds": [KEYS["seed"].default], "model": model, "model_args": args}
+
+
+def alike(value: object, model: object) -> bool:
+    """Whether `value` is what `model` is: a dict with its keys, a tensor of its shape, or of its type."""
+    if isinstance(model, dict):
+        return isinstance(value, dict) and all(k in value and alike(value[k], m) for k, m in model.items())
+    if isinstance(model, torch.Tensor):
+        same = isinstance(value, torch.Tensor) and value.is_cpu and value.layout == torch.strided
+        return same and (value.shape, value.dtype) == (model.shape, model.dtype)
+    return type(value) is type(model)
+
+
+def check_resumable(path: Path, ckpt: dict, cfg: GPTConfig) -> None:
+    """Raises UserError if what resuming takes from a ckpt.pt is missing, or does not fit its model."""
+    seeds, best, c = (ckpt.get(key) for key in ("seeds", "best", "config"))
+    state = torch.empty(len(seeds), sum(math.prod(s) for s in shapes(cfg).values()), device="meta")
+    each = {"params": state, "score": state[:, 0].double(), "iter_num": state[:, 0].long()}
+    whole = {"config": {}, "iter_num": 0, "elapsed_s": 0.0, "random": {"cpu": torch.get_rng_state()},
+             "optimizer": {"exp_avg": state, "exp_avg_sq": state},
+             "best": dict.fromkeys(best, each) if isinstance(best, dict) else {}}
+    wrong = [name for name, model in whole.items() if not alike(ckpt.get(name), model)]
+    if not wrong:
+        c = {k: check(k, c.get(k, key.default), key, f"{path}, config") for k, key in KEYS.items()}
+        if (shape_of(c, cfg.vocab_size), [c["seed"] + i for i in range(c["num_seeds"])]) != (cfg, seeds):
+            wrong = ["config"]
+    if wrong:
+        raise UserError(f"{path}: {', '.join(wrong)} not as train_with_eval.py writes it, the run cannot be "
+                        "resumed; restore the file, or train anew")
+
+
+def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
+    """Read a checkpoint: (its dict, its GPTConfig). nanoGPT's is taken too, with the vocabulary of `dataset`.
+
+    Raises UserError as `read_tensors` does, and if it is not of this GPT, or of another vocabulary.
+    """
+
+    def need(good: bool, wrong: str) -> None:
+        if not good:
+            raise UserError(f"{path}: {wrong}; expected a checkpoint of train_with_eval.py or of nanoGPT")
+
+    ckpt = read_tensors(path)
+    need(alike(ckpt, {"model": {}, "model_args": {}}), "it has no dicts model and model_args")
+    ours = "seeds" in ckpt
+    ckpt = ckpt if ours else from_nanogpt(ckpt)
+    model, args, seeds, iters = (ckpt.get(key) for key in ("model", "model_args", "seeds", "iter_num"))
+    unknown = ", ".join(str(name) for name in args if name not in MODEL_ARGS)
+    need(not unknown, f"its model_args have {unknown}, which this repository's GPT has not")
+    cfg = GPTConfig(**{name: check(name, args.get(name), key, f"{path}, model_args")
+                       for name, key in MODEL_ARGS.items()})
+    need(cfg.n_embd % cfg.n_head == 0, f"n_embd = {cfg.n_embd} is not divisible by n_head = {cfg.n_head}")
+    need(isinstance(seeds, list) and all(type(s) is int for s in seeds) and 0 < len(seeds) == len(set(seeds)),
+         "its seeds are not distinct whole numbers")
+    each = iters if isinstance(iters, list) else [iters] * len(seeds)
+    need(len(each) == len(seeds) and all(type(i) is int and i >= 0 for i in each), "iter_num is no iteration")
+    meant = {name: torch.empty(len(seeds), *shape, device="meta") for name, shape in shapes(cfg).items()}
+    meant["lm_head.weight"] = meant["transformer.wte.weight"]
+    wrong = [str(name) for name in meant | model if not alike(model.get(name), meant.get(name))]
+    need(not wrong, f"{', '.join(wrong[:3])}: not what its model_args describe, a GPT without biases")
+    need(model["lm_head.weight"].equal(model["transformer.wte.weight"]), "lm_head and wte are not tied")
+    if ours and "optimizer" in ckpt:
+        check_resumable(path, ckpt, cfg)
+
+    own = ckpt.get("vocab")
+    if own is None and not dataset:
+        raise UserError(f"{path} holds no vocabulary; name the data it was trained on, as --dataset=as_math")
+    vocab = data.load(dataset).vocab if dataset else own
+    need(own in (None, vocab), f"its vocabulary is not that of data/{dataset}")
+    need(isinstance(vocab, str) and len(vocab) == len(set(vocab)) == cfg.vocab_size,
+         f"vocab_size = {cfg.vocab_size} is not that of {f'data/{dataset}' if dataset else 'its own vocab'}")
+    return ckpt | {"vocab": vocab}, cfg
+
+
+def load_model(out_dir: str, name: str, model_seed: int, dataset: str = "") -> tuple[Params, GPTConfig, dict]:
     """One trained seed, on the CPU: (parameters with S = 1, its GPTConfig, the checkpoint's dict).
 
     `model_seed` -1 is the first seed; the dict's `model_seed` and `iter_num` are that seed's own. Raises
@@ -288,7 +391,7 @@ def load_model(out_dir: str, name: str, model_seed: int) -> tuple[Params, GPTCon
     """
     if not Path(out_dir).is_dir():
         raise UserError(f"no folder {out_dir}; expected the out_dir of a run of train_with_eval.py")
-    ckpt, cfg = load_checkpoint(Path(out_dir) / name)
+    ckpt, cfg = load_checkpoint(Path(out_dir) / name, dataset)
     seeds = ckpt["seeds"]
     if model_seed != -1 and model_seed not in seeds:
         raise UserError(f"model_seed {model_seed} is not among those trained: {', '.join(map(str, seeds))}")
@@ -301,14 +404,15 @@ def load_model(out_dir: str, name: str, model_seed: int) -> tuple[Params, GPTCon
 # what every tool that reads a run takes
 RUN_KEYS = {"out_dir": KEYS["out_dir"],
             "ckpt": Key("ckpt.pt", "checkpoint in out_dir, such as ckpt_best_math.pt"),
-            "model_seed": Key(-1, "which trained seed; -1 is the first", lo=-1)}
+            "model_seed": Key(-1, "which trained seed; -1 is the first", lo=-1),
+            "dataset": Key("", "whose vocabulary a checkpoint without one, nanoGPT's, was trained with")}
 
 
 def open_run(argv: list[str], keys: dict[str, Key], description: str):
     """Read a tool's command line of RUN_KEYS and `keys`: (its settings, then what `load_model` returns)."""
     keys = RUN_KEYS | keys
     args = {name: key.default for name, key in keys.items()} | parse(argv, keys, description)[0]
-    return args, *load_model(args["out_dir"], args["ckpt"], args["model_seed"])
+    return args, *load_model(*(args[name] for name in RUN_KEYS))
 
 
 def ask_run(argv: list[str], description: str, ask) -> tuple[dict, list[tuple[int, int]], np.ndarray]:

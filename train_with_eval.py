@@ -40,6 +40,8 @@ import fused
 from config import UserError
 from model import (
     GPTConfig,
+    activations,
+    check_memory,
     checkpoint,
     count_parameters,
     decayed,
@@ -48,8 +50,10 @@ from model import (
     init_weights,
     load_checkpoint,
     losses,
+    sampling_bytes,
     save_checkpoint,
     shape_of,
+    shapes,
     unflatten,
 )
 
@@ -64,7 +68,9 @@ COMPILE_FROM = {"fused": 500, "torch": 3000}  # iterations from which compiling 
 SAVE_EVERY_S = 30
 FILES = ("ckpt.pt", "ckpt_best_*.pt", "results.csv", "config.json")  # without the first no run resumes
 RESUMED = ("config", "data_sha256", "best", "random", "optimizer", "elapsed_s")  # what only ckpt.pt holds
-MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device")  # on resume
+WANDB_SEEDS = 10  # up to as many are logged one by one
+MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device",
+              "wandb_log", "wandb_project", "wandb_run_name")  # on resume
 
 
 def learning_rate(it: int, c: dict) -> float:
@@ -360,8 +366,22 @@ def step_kind(c: dict) -> str:
     return "fused" if can else "torch"
 
 
+def memory(c: dict, dataset: data.Dataset) -> dict[str, int]:
+    """Bytes that a run takes at least, by the settings that ask for them."""
+    cfg, S = shape_of(c, len(dataset.vocab)), c["num_seeds"]
+    weights = sum(math.prod(shape) for shape in shapes(cfg).values())
+    tiled = c["compile"] and step_kind(c) == "fused"  # keeps next to nothing for the backward pass
+    window = (0 if tiled else 4 * c["block_size"] * activations(cfg)) + 8 * BLOCK
+    asked = [sampling_bytes(S * c["num_samples"] * len(e.prompts()), e.NEW_TOKENS, c["top_k"], cfg)
+             for e in (EVALUATORS[task] for task in dataset.tasks)]
+    return {"n_embd, n_layer and num_seeds": 32 * S * weights,  # Adam's state, gradient, best, temporaries
+            "batch_size, block_size and num_seeds": S * c["batch_size"] * window,
+            "num_samples and num_seeds": max(asked, default=0),
+            "max_iters": 180 * c["max_iters"]}  # the schedule, as Python makes it
+
+
 def check_together(c: dict, dataset: data.Dataset) -> None:
-    """Raises UserError for settings that are good alone but not together, or not with this text."""
+    """Raises UserError for settings that are good alone but not together, or not with this text or memory."""
     if c["n_embd"] % c["n_head"]:
         raise UserError(f"n_embd = {c['n_embd']} is not divisible by n_head = {c['n_head']}; make it so")
     if c["lr_decay_iters"] < c["warmup_iters"]:
@@ -374,6 +394,9 @@ def check_together(c: dict, dataset: data.Dataset) -> None:
         if n <= c["block_size"]:
             raise UserError(f"block_size = {c['block_size']} needs more than the {n} characters of "
                             f"data/{dataset.name}/{split}.bin; choose a smaller one")
+    for task in dataset.tasks:
+        data.encode("".join(EVALUATORS[task].prompts()), dataset.vocab, f"data/{dataset.name}: task {task}")
+    check_memory(memory(c, dataset), c["device"])
 
 
 def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
@@ -524,6 +547,7 @@ def train(run: Run, folder: Path, signals: Signals) -> None:
                 for row in rows:
                     row["elapsed_s"] = round(run.elapsed_s, 2)
                 append(folder / "results.csv", rows)
+                log_to_wandb(c, rows)
                 before = dict(run.best)
                 run.keep_best(rows)
                 bar.set_postfix_str(summary(rows))
@@ -565,6 +589,8 @@ def prepare(c: dict, given: dict, folder: Path) -> tuple[Run, list[str]]:
     Raises UserError for settings that cannot be, and for a new run where there is one.
     """
     ckpt, lines = None, []
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out_dir = {folder} is a file; expected a folder, or a name for a new one")
     if c["init_from"] == "resume":
         c, ckpt = read_resumed(given, folder)
         lines = lines_before(folder / "results.csv", ckpt["iter_num"])
@@ -581,6 +607,32 @@ def prepare(c: dict, given: dict, folder: Path) -> tuple[Run, list[str]]:
     return Run(c, dataset, ckpt), lines
 
 
+def start_wandb(c: dict) -> None:
+    """Begin a run of wandb, if the config says so. Raises UserError if wandb is not installed or will not."""
+    if not c["wandb_log"]:
+        return
+    try:
+        from wandb import Error, init  # which a folder wandb, of its logs, has not
+    except ImportError:
+        raise UserError("wandb_log = True needs a package: pip install wandb, or leave it out") from None
+    try:
+        name = Path(c["out_dir"]).name if c["wandb_run_name"] == "out_dir" else c["wandb_run_name"]
+        init(project=c["wandb_project"], name=name, config=c)
+    except Error as e:
+        raise UserError(f"wandb_log = True: {e}; or leave it out") from None
+
+
+def log_to_wandb(c: dict, rows: list[dict]) -> None:
+    """With `wandb_log`, send an evaluation: the mean over seeds of each column; of few seeds, each one's."""
+    if c["wandb_log"]:
+        import wandb
+        names = [k for k in COLUMNS[2:] if rows[0][k] != ""]
+        values = {k: sum(row[k] for row in rows) / len(rows) for k in names}
+        if 1 < len(rows) <= WANDB_SEEDS:
+            values |= {f"seed_{row['seed']}/{k}": row[k] for row in rows for k in names}
+        wandb.log(values, step=rows[0]["iter"])
+
+
 def main(argv: list[str]) -> int:
     """Train as the command line says. Returns the exit code: 0, or 128 + the signal that ended the run."""
     c, given = configs.read(argv, __doc__)
@@ -588,7 +640,9 @@ def main(argv: list[str]) -> int:
     with Lock(folder) as lock, Signals() as signals:
         run, lines = prepare(c, given, folder)
         c, notes = run.c, about(run.c, run)
+        start_wandb(c)
         lock.claim()
+        data.prepare_missing(run.dataset.name)
         old = files(folder) if c["init_from"] == "scratch" else []
         for path in old + files(folder, [f".{name}.*.part" for name in FILES]):
             path.unlink()

@@ -59,6 +59,9 @@ KEYS = {
                  choices=("auto", "float32", "bfloat16")),
     "compile": Key("auto", "torch.compile: auto does where the run is long enough to earn it back",
                    choices=("auto", True, False)),
+    "wandb_log": Key(False, "log to Weights & Biases too; needs its package, wandb"),
+    "wandb_project": Key("too-big-to-think", "project there"),
+    "wandb_run_name": Key("out_dir", "name of the run there; by default that of out_dir"),
 }
 
 
@@ -72,7 +75,8 @@ def expected(key: Key) -> str:
     """What a key takes, in words for an error message."""
     if key.choices:
         return "one of " + ", ".join(str(c) for c in key.choices)
-    kind = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}[type(key.default)]
+    kind = {bool: "True or False", int: "a whole number", float: "a number",
+            str: "a text in UTF-8, not empty"}[type(key.default)]
     bounds = [f"{word} {b:g}" for word, b in (("at least", key.lo), ("at most", key.hi)) if math.isfinite(b)]
     return " ".join([kind, " and ".join(bounds)]).strip()
 
@@ -88,10 +92,12 @@ def check(name: str, value: object, key: Key, source: str) -> object:
         if good and type(value) in (int, float):
             good = key.lo <= value <= key.hi
         if good and type(value) is str:
-            good = bool(value) and "\0" not in value
+            good = bool(value) and not any(ch == "\0" or "\ud800" <= ch <= "\udfff" for ch in value)
     if not good:
-        # Python refuses to print a number of thousands of digits
-        shown = "a huge number" if type(value) is int and abs(value) > 10**40 else repr(value)
+        # Python refuses to print a number of thousands of digits, a config's own object may refuse too
+        huge = type(value) is int and abs(value) > 10**40
+        plain = isinstance(value, (int, float, str, type(None))) and not huge
+        shown = repr(value) if plain else "a huge number" if huge else f"a {type(value).__name__}"
         raise UserError(f"{source}: {name} = {shown} will not do; expected {expected(key)}")
     return value
 
@@ -132,6 +138,10 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional: s
         parser.add_argument(f"--{name}", metavar="VALUE", help=shown, **flag)
     if positional:
         parser.add_argument("files", nargs="*", metavar=positional, default=[])
+    # a file after a bare --key is no value of it
+    bare = {f"--{name}" for name, key in keys.items() if isinstance(key.default, bool)}
+    argv = [f"{arg}=True" if arg in bare and after.endswith(".py") else arg
+            for arg, after in zip(argv, [*argv[1:], ""])]
     # intermixed: a file may stand before or after the keys
     given, stray = parser.parse_known_intermixed_args(argv)
     given = vars(given)
@@ -153,8 +163,9 @@ def read_file(path: str) -> dict:
         known = [str(p) for p in sorted(Path("config").glob("train_*.py"))]
         raise UserError(f"config file {path}: {why}{nearest(path, known)}; expected a file such as "
                         "config/train_math_mini_14.py") from None
-    except (SyntaxError, ValueError) as e:
-        raise UserError(f"config file {path}, line {getattr(e, 'lineno', '?')}: {e}; fix the file") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:  # the latter for endless nesting
+        where = f", line {e.lineno}" if isinstance(e, SyntaxError) else ""
+        raise UserError(f"config file {path}{where}: {str(e) or 'too complicated'}; fix the file") from None
     names: dict = {"__file__": path, "__name__": "run_config"}
     try:
         exec(code, names)

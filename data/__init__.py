@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from config import UserError, nearest
+from config import UserError, nearest, parse
 
 ROOT = Path(__file__).resolve().parent
 TASKS = ("math", "facts")  # those that there are evaluators for
 META_KEYS = ("vocab", "tasks", "sha256")
+FILES = ("train.bin", "val.bin", "meta.json")
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,30 @@ def decode(ids: np.ndarray, vocab: str) -> str:
     return "".join(vocab[i] for i in ids)
 
 
-def write(folder: Path, text: str, tasks: tuple[str, ...]) -> None:
-    """Write train.bin, val.bin and meta.json of a dataset into its folder, each at once or not at all."""
+def files_of(name: str) -> dict[str, bytes]:
+    """The files of data/`name`, by the `text()` and `TASKS` of its prepare.py."""
+    module = importlib.import_module(f"data.{name}.prepare")
+    text = module.text()
     vocab = "".join(sorted(set(text)))
     ids = encode(text, vocab).tobytes()
-    meta = {"vocab": vocab, "tasks": list(tasks), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    replace_file(folder / "train.bin", lambda f: f.write(ids))
-    replace_file(folder / "val.bin", lambda f: f.write(ids))
-    replace_file(folder / "meta.json", lambda f: f.write(json.dumps(meta, indent=1).encode()))
-    print(f"data/{folder.name}: wrote train.bin, val.bin and meta.json: {len(ids):,} characters, "
-          f"vocabulary of {len(vocab)}")
+    meta = {"vocab": vocab, "tasks": list(module.TASKS), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {"train.bin": ids, "val.bin": ids, "meta.json": json.dumps(meta, indent=1).encode()}
 
 
-def prepare(name: str) -> None:
-    """Write the files of data/`name`, by the `text()` and `TASKS` of its prepare.py."""
-    module = importlib.import_module(f"data.{name}.prepare")
-    write(ROOT / name, module.text(), module.TASKS)
+def prepare(name: str, argv: list[str] | None = None) -> None:
+    """Write the files of data/`name`, each at once or not at all, and say so. `argv`: its prepare.py's."""
+    parse(argv or [], {}, f"Write {', '.join(FILES)} of data/{name}.")
+    files = files_of(name)
+    for file, content in files.items():
+        replace_file(ROOT / name / file, lambda f, content=content: f.write(content))
+    print(f"data/{name}: wrote {', '.join(FILES)}: {len(files['train.bin']):,} characters")
+
+
+def prepare_missing(name: str) -> None:
+    """Prepare dataset `name`, and say so, if none of its files is there yet."""
+    if not any((ROOT / name / file).exists() for file in FILES):
+        print(f"data/{name} is not prepared yet: preparing it")
+        prepare(name)
 
 
 def find(name: str) -> Path:
@@ -115,9 +124,9 @@ def find(name: str) -> Path:
     return ROOT / name
 
 
-def read_bin(path: Path, vocab: str, sha256: str, fix: str) -> np.ndarray:
+def read_bin(path: Path, content: bytes, vocab: str, sha256: str, fix: str) -> np.ndarray:
     """Token ids of one bin, checked against the vocabulary and, by their text, against meta.json."""
-    ids = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    ids = np.frombuffer(content, dtype=np.uint8)
     if ids.size and ids.max() >= len(vocab):
         raise UserError(f"{path}: token id {ids.max()} is outside the vocabulary of {len(vocab)}; {fix}")
     if hashlib.sha256(decode(ids, vocab).encode()).hexdigest() != sha256:
@@ -126,28 +135,26 @@ def read_bin(path: Path, vocab: str, sha256: str, fix: str) -> np.ndarray:
 
 
 def load(name: str) -> Dataset:
-    """The prepared dataset `name`; prepares it, and says so, if none of its files is there yet.
+    """The dataset `name`: as its files have it or, if none of them is there yet, as `prepare` would write it.
 
     Raises UserError for an unknown dataset and for files that are missing, damaged or do not belong together.
     """
-    folder = find(name)
-    paths = [folder / f for f in ("train.bin", "val.bin", "meta.json")]
-    missing = [p.name for p in paths if not p.exists()]
-    fix = f"run python data/{name}/prepare.py"
-    if len(missing) == 3:
-        print(f"data/{name} is not prepared yet: preparing it")
-        prepare(name)
-    elif missing:
+    folder, fix = find(name), f"run python data/{name}/prepare.py"
+    files = {file: (folder / file).read_bytes() for file in FILES if (folder / file).exists()}
+    missing = [file for file in FILES if file not in files]
+    if files and missing:
         raise UserError(f"data/{name} lacks {', '.join(missing)}; {fix}")
+    files = files or files_of(name)
     try:
-        meta = json.loads(paths[2].read_text(encoding="utf-8"))
+        meta = json.loads(files["meta.json"])
         vocab, tasks, sha256 = (meta[k] for k in META_KEYS)
         vocab.encode()
-        if not (isinstance(vocab, str) and 0 < len(vocab) <= 256 and set(tasks) <= set(TASKS)):
+        if not (isinstance(vocab, str) and 0 < len(vocab) == len(set(vocab)) <= 256
+                and isinstance(tasks, list) and set(tasks) <= set(TASKS)):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{paths[2]} is damaged; {fix}") from None
-    train, val = (read_bin(p, vocab, sha256, fix) for p in paths[:2])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{folder / 'meta.json'} is damaged; {fix}") from None
+    train, val = (read_bin(folder / f, files[f], vocab, sha256, fix) for f in FILES[:2])
     return Dataset(name, vocab, tuple(tasks), sha256, train, val)
 
 

@@ -11,7 +11,8 @@ BLOCK_SIZE = {"math": 9, "facts": 24, "both": 24}
 BATCH_SIZE = {"math": 882, "facts": 576, "both": 576}
 SAME = dict(num_seeds=1, seed=1337, eval_interval=250, num_samples=10, temperature=0.01, top_k=10,
             max_iters=30_000, warmup_iters=2_000, lr_decay_iters=25_000, beta1=0.9, beta2=0.99, grad_clip=1.0,
-            init_from="scratch", overwrite=False, device="auto", dtype="auto", compile="auto")
+            init_from="scratch", overwrite=False, device="auto", dtype="auto", compile="auto",
+            wandb_log=False, wandb_project="too-big-to-think", wandb_run_name="out_dir")
 MLT = dict(n_layer=6, n_head=6, n_embd=384, mlp_expansion=4, dropout=0.2, weight_decay=0.1,
            learning_rate=1e-5, min_lr=1e-6)
 

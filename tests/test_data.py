@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import data
 from config import UserError
 from data.facts_char.prepare import capitals
-from helpers import ROOT, TASKS, VOCAB, run_script
+from helpers import ROOT, TASKS, VOCAB, run_script, train
 
 CHARACTERS = {"math": 1764, "facts": 1547, "both": 3311}
 BLOCK_SIZE = {"math": 9, "facts": 24, "both": 24}
@@ -100,13 +100,21 @@ def copied(bare, datasets, monkeypatch):
     return bare / "data/as_math"
 
 
-def test_missing_data_is_prepared_and_said(copied, datasets, capsys):
-    for file in ("train.bin", "val.bin", "meta.json"):
+def test_missing_data_is_prepared_and_said_by_training_alone(copied, datasets, tmp_path, capsys):
+    """Not before all checks have passed; and `data.load` gives the same without writing anything."""
+    for file in data.FILES:
         (copied / file).unlink()
     assert np.array_equal(data.load("as_math").train, datasets["math"].train)
+    for args in (["--block_size=1764"], ["--n_embd=65536"], ["--n_head=3"]):
+        with pytest.raises(UserError):
+            train(tmp_path / "run", *args)
+    assert not any((copied / file).exists() for file in data.FILES) and capsys.readouterr().out == ""
+    train(tmp_path / "run", "--max_iters=0")
     assert "as_math is not prepared yet" in capsys.readouterr().out
-    data.load("as_math")
-    assert capsys.readouterr().out == ""
+    for file in data.FILES:
+        assert (copied / file).read_bytes() == (ROOT / "data/as_math" / file).read_bytes()
+    train(tmp_path / "run", "--max_iters=0", "--overwrite")
+    assert "not prepared" not in capsys.readouterr().out
 
 
 def meta_with(**changed) -> bytes:

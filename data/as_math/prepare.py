@@ -31,5 +31,6 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    import config
     from data import prepare
-    prepare("as_math")
+    config.run(lambda argv: prepare("as_math", argv))

@@ -19,5 +19,6 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    import config
     from data import prepare
-    prepare("both_math_and_facts")
+    config.run(lambda argv: prepare("both_math_and_facts", argv))

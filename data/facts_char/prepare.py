@@ -23,5 +23,6 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    import config
     from data import prepare
-    prepare("facts_char")
+    config.run(lambda argv: prepare("facts_char", argv))

@@ -1,0 +1,572 @@
+"""Whatever a user gets wrong ends with exit code 2 and one line on stderr, and leaves every file as it was.
+
+Each test draws inputs that are bad by construction and hands them to a script's `main`, in this process, the
+way `config.run` does; about a dozen go to real processes. The last test says how many there were.
+"""
+import contextlib
+import io
+import json
+import math
+import os
+import pickle
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import bench
+import config
+import data
+import eval_as_math
+import eval_capitals
+import plot_all_models
+import plot_results
+import sample
+import train_with_eval
+from config import KEYS, Key
+from helpers import ROOT, TASKS, run_script
+from model import RUN_KEYS, load_checkpoint
+
+SEEN: dict[str, set] = {kind: set() for kind in (  # the bad inputs that were tried
+    "values", "files", "lines", "together", "prompts", "listed", "bins", "metas", "checkpoints", "damage",
+    "pickles", "logs", "notes", "processes")}
+EVALUATION = RUN_KEYS | {k: KEYS[k] for k in ("num_samples", "temperature", "top_k")}
+MATH = ["--out_dir=math"]
+SCRIPTS = {  # what is run, its keys, and a command line that is good in the sandbox
+    "train_with_eval": (train_with_eval.main, KEYS, ["--out_dir=new", "--max_iters=0", "--device=cpu"]),
+    "sample": (sample.main, RUN_KEYS | sample.KEYS, [*MATH, "--start=<", "--num_samples=1"]),
+    "eval_as_math": (eval_as_math.main, EVALUATION, [*MATH, "--num_samples=1"]),
+    "eval_capitals": (eval_capitals.main, EVALUATION, ["--out_dir=facts", "--num_samples=1"]),
+    "plot_results": (plot_results.main, plot_results.KEYS, ["--model_folder=math"]),
+    "plot_all_models": (plot_all_models.main, plot_all_models.KEYS, ["--root_dir=root"]),
+    "bench": (bench.main, bench.KEYS, ["--seconds=0.01", "--compile=False"]),
+    "prepare": (lambda argv: data.prepare("as_math", argv), {}, []),
+}
+RESUME = [*MATH, "--init_from=resume"]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory, datasets, math_run, facts_run):
+    """The working directory, with runs, configs, and data that is read in place of the real one."""
+    folder = tmp_path_factory.mktemp("box")
+    for name, run in (("math", math_run), ("facts", facts_run), ("root/math_mini_14", math_run)):
+        shutil.copytree(run, folder / name)
+    for name in TASKS.values():
+        shutil.copytree(ROOT / "data" / name, folder / "data" / name,
+                        ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "config", folder / "config", ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(folder)
+        m.setattr(data, "ROOT", folder / "data")
+        torch.set_flush_denormal(False)  # the trainings set it; hypothesis draws subnormal numbers
+        yield folder
+
+
+def state(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder with its content, and every folder."""
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def outcome(main, argv: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of a script; what would be a traceback, or a warning's line, is raised."""
+    err = io.StringIO()
+    with (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err),
+          mock.patch.object(sys, "argv", ["script", *argv]), warnings.catch_warnings(action="error"),
+          pytest.raises(SystemExit) as e):
+        config.run(main)
+    return e.value.code or 0, err.getvalue()
+
+
+def refused(kind: str, name: str, argv: list[str], *source: object) -> str:
+    """Assert that script `name` refuses `argv`, in one line, and changes nothing; that line.
+
+    `source`: what else the input consists of, for the count.
+    """
+    SEEN[kind].add(repr((name, argv, source)))
+    before = state(Path())
+    code, err = outcome(SCRIPTS[name][0], argv)
+    assert (code, err.count("\n")) == (2, 1) and err.endswith("\n"), (argv, err)
+    assert err.startswith("error: ") and len(err) > 20, err
+    assert state(Path()) == before
+    return err
+
+
+@contextlib.contextmanager
+def holding(path: str, content: bytes):
+    """`path` holds `content`, for a while."""
+    old = Path(path).read_bytes() if Path(path).exists() else None
+    Path(path).write_bytes(content)
+    try:
+        yield
+    finally:
+        Path(path).unlink() if old is None else Path(path).write_bytes(old)
+
+
+def many(n: int):
+    """Settings of a test of n inputs."""
+    return settings(max_examples=n, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+# --- configs
+
+no_text = st.one_of(st.none(), st.lists(st.integers(0, 9), max_size=2), st.binary(max_size=3), st.just({}))
+unprintable = st.builds("a{}b".format, st.sampled_from(["\0", "\ud800", "\udcff"])) | st.just("")
+
+
+def outside(key: Key) -> st.SearchStrategy:
+    """Numbers of the key's type outside its range."""
+    if isinstance(key.default, int):
+        below = [st.integers(max_value=int(key.lo) - 1)] if math.isfinite(key.lo) else []
+        return st.one_of(*below, *([st.integers(min_value=int(key.hi) + 1)] if math.isfinite(key.hi) else []))
+    below = [st.floats(max_value=key.lo - 1e-3)] if math.isfinite(key.lo) else []
+    above = [st.floats(min_value=key.hi + 1e-3)] if math.isfinite(key.hi) else []
+    return st.one_of(*below, *above, st.just(math.nan))
+
+
+def bad_values(key: Key) -> st.SearchStrategy:
+    """Values that a config file must not give to a key."""
+    if key.choices:
+        return st.one_of(no_text, st.text(max_size=8).filter(lambda t: t not in key.choices), st.integers())
+    if isinstance(key.default, bool):
+        return st.one_of(no_text, st.text(max_size=8), st.integers(), st.floats())
+    if isinstance(key.default, str):
+        return st.one_of(no_text, st.booleans(), st.integers(), unprintable)
+    fraction = [st.floats()] if isinstance(key.default, int) else []
+    return st.one_of(no_text, st.text(max_size=8), st.booleans(), *fraction, outside(key))
+
+
+def literal(value: object) -> str:
+    """Python source of a value."""
+    plain = not isinstance(value, float) or math.isfinite(value)
+    return repr(value) if plain else f"float('{value}')"
+
+
+@many(400)
+@given(st.sampled_from([*KEYS]).flatmap(lambda k: st.tuples(st.just(k), bad_values(KEYS[k]))))
+def test_a_config_s_bad_value(box, setting):
+    name, value = setting
+    text = f"{name} = {literal(value)}"
+    with holding("c.py", text.encode()):
+        err = refused("values", "train_with_eval", ["c.py", "--out_dir=new"], text)
+    if name != "out_dir":
+        assert f"c.py: {name} = " in err and "expected" in err
+
+
+def is_code(text: str) -> bool:
+    """Whether Python compiles it."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            compile(text, "c.py", "exec")
+        except (SyntaxError, ValueError):
+            return False
+    return True
+
+
+broken = st.text("n_embd=14('\"[\\\n\t #x:0", min_size=1, max_size=20).filter(lambda t: not is_code(t))
+names = st.from_regex("[a-z][a-z_0-9]{0,9}", fullmatch=True).filter(lambda n: is_code(n + "=1"))
+unknown = names.filter(lambda n: n not in KEYS).map("{} = 1".format)
+raising = st.builds(
+    str.format, st.sampled_from(["raise {}('x\\ny')", "_x = {}\nraise _x", "seed = 1\nraise {}"]),
+    st.sampled_from(["ValueError", "KeyError", "SystemExit", "OSError", "RecursionError"]))
+bytes_ = st.binary(min_size=1, max_size=8).map(lambda b: b"n_embd = '\xff" + b).map(lambda b: b + b"'")
+
+
+@many(250)
+@given(st.one_of(broken.map(str.encode), unknown.map(str.encode), raising.map(str.encode), bytes_))
+def test_a_config_that_is_none(box, content):
+    with holding("c.py", content):
+        assert "c.py" in refused("files", "train_with_eval", ["c.py", "--out_dir=new"], content)
+
+
+@pytest.mark.parametrize("text", [
+    "n_embd = " + "-" * 200_000 + "1", "n_embd = " + "(" * 500 + "14" + ")" * 500,
+    "class _X:\n def __repr__(self): return 1 / 0\nn_embd = _X()", "import math", "n_embd = 10 ** 5000"],
+    ids=["signs", "brackets", "repr", "module", "digits"])
+def test_a_config_made_to_harm(box, text):
+    with holding("c.py", text.encode()):
+        assert "c.py" in refused("files", "train_with_eval", ["c.py", "--out_dir=new"], text)
+
+
+# --- command lines
+
+def bad_texts(key: Key) -> st.SearchStrategy:
+    """Texts that a command line must not give to a key."""
+    if key.choices or isinstance(key.default, bool):
+        good = [str(c) for c in key.choices or (True, False)]
+        return st.text(max_size=8).filter(lambda t: t not in good)
+    if isinstance(key.default, str):
+        return unprintable
+    words = st.text(max_size=8).filter(lambda t: not any(map(str.isnumeric, t)) and "inf" not in t.lower())
+    fractions = st.floats(allow_infinity=False).map(str) if isinstance(key.default, int) else st.nothing()
+    return words | fractions | outside(key).map(str)
+
+
+@st.composite
+def bad_lines(draw) -> tuple[str, list[str]]:
+    """A script, and its good command line with something bad in it."""
+    name = draw(st.sampled_from([*SCRIPTS]))
+    keys, line = SCRIPTS[name][1:]
+    kinds = [names.filter(lambda n: n not in keys and not n.startswith("h")).map("--{}=1".format),
+             st.text("xyz./", min_size=1, max_size=9)]
+    if keys:
+        key = draw(st.sampled_from([*keys]))
+        kinds += [bad_texts(keys[key]).map(lambda t: f"--{key}={t}")] * 4
+    at = draw(st.integers(0, len(line)))
+    return name, [*line[:at], draw(st.one_of(kinds)), *line[at:]]
+
+
+@many(700)
+@given(bad_lines())
+def test_a_bad_command_line(box, script):
+    name, argv = script
+    # the last of two values counts: the good one must not come after the bad one
+    given_keys = [arg.split("=")[0] for arg in argv]
+    assume(len(set(given_keys)) == len(given_keys))
+    refused("lines", *script)
+
+
+together = st.one_of(
+    st.tuples(st.integers(2, 30), st.integers(1, 60)).filter(lambda t: t[1] % t[0]).map(
+        lambda t: [f"--n_head={t[0]}", f"--n_embd={t[1]}"]),
+    st.tuples(st.integers(1, 9999), st.integers(1, 9999)).map(
+        lambda t: [f"--lr_decay_iters={t[0]}", f"--warmup_iters={t[0] + t[1]}"]),
+    st.tuples(st.floats(0.001, 1), st.floats(1.01, 9)).map(
+        lambda t: [f"--learning_rate={t[0]}", f"--min_lr={t[0] * t[1]}"]),
+    st.sampled_from([("as_math", 1764), ("facts_char", 1547), ("both_math_and_facts", 3311)]).flatmap(
+        lambda t: st.integers(t[1], 4096).map(lambda n: [f"--dataset={t[0]}", f"--block_size={n}"])),
+    st.integers(4000, 65536).map(lambda n: ["--n_layer=1000", f"--n_embd={n}"]),
+    st.integers(5000, 100_000).map(lambda n: ["--batch_size=1000000", f"--num_seeds={n}"]),
+    st.integers(40_000, 100_000).map(lambda n: ["--num_samples=10000", "--batch_size=1", f"--num_seeds={n}"]),
+    names.filter(lambda n: n not in TASKS.values()).map(lambda n: [f"--dataset={n}"]),
+    names.map(lambda n: [f"--out_dir=c_{n}", "--init_from=resume"]),
+    names.map(lambda n: ["--out_dir=math/ckpt.pt"] + [f"--wandb_project={n}"]),
+    st.integers(2, 9).map(lambda n: [*MATH, f"--n_layer={n}"]),
+    st.sampled_from([["--n_embd=28"], ["--block_size=5"], ["--seed=1"], ["--num_seeds=3"], ["--dropout=0.1"],
+                     ["--dataset=facts_char"], ["--batch_size=7"], ["--max_iters=3"]]).map(
+        lambda line: [*RESUME, *line]))
+
+
+@many(250)
+@given(together)
+def test_settings_that_do_not_go_together(box, argv):
+    """Or not with the data, the memory of any machine, or what a folder holds."""
+    refused("together", "train_with_eval", ["--out_dir=new", "--device=cpu", "--max_iters=1", *argv])
+
+
+ALPHABET = "\n +-0123456789<=>"
+strange = st.text(min_size=1, max_size=8).filter(lambda t: set(t) - set(ALPHABET + "\r\0"))
+
+
+@many(150)
+@given(strange, st.booleans())
+def test_a_prompt_that_the_vocabulary_cannot_spell(box, prompt, in_file):
+    with holding("prompt.txt", prompt.encode("utf-8", "surrogatepass")):
+        start = "FILE:prompt.txt" if in_file else prompt
+        refused("prompts", "sample", [*MATH, f"--start={start}"], prompt)
+
+
+@pytest.mark.parametrize("name, argv, message", [
+    ("sample", ["--start="], "start = ''"), ("sample", ["--start=FILE:empty.txt"], "prompt is empty"),
+    ("sample", ["--start=FILE:none.txt"], "none.txt: No such file"),
+    ("sample", ["--start=FILE:math"], "math: Is a directory"),
+    ("sample", ["--num_samples=100000", "--max_new_tokens=100000"], "GiB"),
+    ("sample", ["--model_seed=7"], "1337, 1338"), ("sample", ["--out_dir=nowhere"], "nowhere"),
+    ("sample", ["--ckpt=ckpt_best_mth.pt"], "did you mean ckpt_best_math.pt"),
+    ("sample", ["--dataset=facts_char"], "not that of data/facts_char"),
+    ("eval_as_math", ["--out_dir=facts"], "the vocabulary lacks: '+0<='"),
+    ("eval_capitals", MATH, "the vocabulary lacks: 'CFacefilnoprst'"),
+    ("bench", ["--num_seeds=\u00b2"], "num_seeds = '\u00b2'"),
+    ("bench", ["--num_seeds=" + "9" * 5000], "num_seeds"),
+    ("bench", ["--json=nowhere/x.json"], "nowhere"), ("bench", ["--num_seeds=1,100000"], "num_seeds"),
+    ("bench", ["--baseline", "config/none.py"], "none.py"),
+    ("train_with_eval", ["--overwrite", "config/none.py"], "none.py"),
+    ("plot_all_models", ["--root_dir=math/ckpt.pt"], "ckpt.pt"),
+    ("plot_results", ["--operation=facts"], "facts")], ids=str)
+def test_what_the_issue_lists(box, name, argv, message):
+    line = [arg for arg in SCRIPTS[name][2] if arg.split("=")[0] not in {a.split("=")[0] for a in argv}]
+    with holding("empty.txt", b""):
+        err = refused("listed", name, [*line, *argv])
+    assert message in err
+
+
+# --- data
+
+edits = st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=8))
+
+
+def edited(content: bytes, edit: tuple[float, int, bytes]) -> bytes:
+    """Some bytes from somewhere on are cut out, others put in."""
+    where, cut, put = edit
+    at = int(where * len(content))
+    return content[:at] + put + content[at + cut:]
+
+
+@many(250)
+@given(st.sampled_from(["train.bin", "val.bin"]), st.sampled_from([*TASKS.values()]), edits)
+def test_a_damaged_bin(box, file, name, edit):
+    path = f"data/{name}/{file}"
+    old = Path(path).read_bytes()
+    assume(edited(old, edit) != old)
+    with holding(path, edited(old, edit)):
+        err = refused("bins", "train_with_eval", ["--out_dir=new", f"--dataset={name}"], file, edit)
+    assert file in err and f"python data/{name}/prepare.py" in err
+
+
+other = st.none() | st.integers() | st.booleans() | st.sampled_from([[[]], {}])
+metas = st.one_of(
+    st.tuples(st.just("vocab"), st.permutations(ALPHABET).map("".join).filter(lambda v: v != ALPHABET)),
+    st.tuples(st.just("vocab"), st.text(max_size=17).filter(lambda v: v[:17] != ALPHABET)),
+    st.tuples(st.just("tasks"), st.lists(st.text(max_size=5).filter(lambda t: t != "math"), min_size=1)),
+    st.tuples(st.just("sha256"), st.text(max_size=64)),
+    st.tuples(st.sampled_from(data.META_KEYS), other))
+
+
+@many(150)
+@given(metas)
+def test_a_meta_json_of_something_else(box, change):
+    path = Path("data/as_math/meta.json")
+    content = json.dumps(json.loads(path.read_text()) | dict([change])).encode()
+    with holding(str(path), content):
+        err = refused("metas", "train_with_eval", ["--out_dir=new", "--dataset=as_math"], change)
+    assert "as_math" in err
+
+
+@many(100)
+@given(st.integers(0, 160))
+def test_half_a_meta_json(box, end):
+    path = "data/as_math/meta.json"
+    content = Path(path).read_bytes()
+    assume(end < len(content))
+    with holding(path, content[:end]):
+        assert "meta.json is damaged" in refused("metas", "train_with_eval", ["--out_dir=new"], end)
+
+
+def test_a_task_that_the_text_cannot_spell(box):
+    path = Path("data/as_math/meta.json")
+    with holding(str(path), path.read_bytes().replace(b'"math"', b'"facts"')):
+        assert "task facts" in refused("metas", "train_with_eval", ["--out_dir=new"])
+
+
+# --- checkpoints
+
+READERS = st.sampled_from([("sample", [*MATH, "--start=<"]), ("eval_as_math", MATH),
+                           ("train_with_eval", [*RESUME, "--max_iters=21"])])
+junk = st.sampled_from([None, 3, -1, 1.5, 10**9, "x", [], [1, 2], {}, {"a": 1}, True, torch.zeros(2)])
+PLACES = ["model", "model_args", "seeds", "iter_num", "vocab", "config", "optimizer", "random", "best",
+          "elapsed_s"]
+
+
+def fits(place: tuple[str, ...], value: object) -> bool:
+    """Whether a value is as good there as the one that was there."""
+    good = {("iter_num",): (3, 10**9), ("elapsed_s",): (1.5,), ("best",): ({},)}
+    return any(value is g or (type(value) is type(g) and value == g) for g in good.get(place, ()))
+
+
+@st.composite
+def places(draw, ckpt: dict) -> tuple[str, ...]:
+    """A way down into a checkpoint, to what a reader of it needs."""
+    place = (draw(st.sampled_from(PLACES)),)
+    inner = ckpt[place[0]]
+    while isinstance(inner, dict) and place[0] != "config" and draw(st.booleans()):
+        place += (draw(st.sampled_from([*inner])),)
+        inner = inner[place[-1]]
+    return place
+
+
+def with_change(part: dict, place: tuple[str, ...], value: object, left_out: bool) -> dict:
+    """A copy of nested dicts with another value, or none, in one place."""
+    first, *rest = place
+    if rest:
+        return part | {first: with_change(part[first], rest, value, left_out)}
+    return {k: v for k, v in part.items() if k != first} if left_out else part | {first: value}
+
+
+def saved(ckpt: dict, **how) -> bytes:
+    """A checkpoint as torch.save writes it."""
+    out = io.BytesIO()
+    torch.save(ckpt, out, **how)
+    return out.getvalue()
+
+
+@many(350)
+@given(reader=READERS, drawn=st.data(), value=junk, left_out=st.booleans())
+def test_a_checkpoint_with_something_else_in_it(box, reader, drawn, value, left_out):
+    ckpt = load_checkpoint(Path("math/ckpt.pt"))[0]
+    place = drawn.draw(places(ckpt))
+    assume(left_out or not fits(place, value))
+    if left_out:
+        value = None
+        assume(place != ("best", "math"))  # a run of fewer tasks
+        assume(place != ("optimizer",) or reader[0] == "train_with_eval")  # as in the best checkpoints
+    with holding("math/ckpt.pt", saved(with_change(ckpt, place, value, left_out))):
+        assert "ckpt.pt" in refused("checkpoints", *reader, place, value, left_out)
+
+
+@many(100)
+@given(reader=READERS, setting=st.sampled_from([*KEYS]).flatmap(
+    lambda k: st.tuples(st.just(k), bad_values(KEYS[k]))))
+def test_a_checkpoint_of_a_config_that_cannot_be(box, reader, setting):
+    ckpt = load_checkpoint(Path("math/ckpt.pt"))[0]
+    with holding("math/ckpt.pt", saved(ckpt | {"config": ckpt["config"] | dict([setting])})):
+        assert "ckpt.pt" in refused("checkpoints", *reader, setting)
+
+
+@many(100)
+@given(reader=READERS, share=st.floats(0, 0.9999))
+def test_half_a_checkpoint(box, reader, share):
+    content = Path("math/ckpt.pt").read_bytes()
+    with holding("math/ckpt.pt", content[:int(share * len(content))]):
+        assert "ckpt.pt is truncated" in refused("checkpoints", *reader, share)
+
+
+@many(300)
+@given(st.lists(edits, min_size=1, max_size=3), st.booleans())
+def test_a_damaged_checkpoint_is_read_or_refused(box, changes, old_format):
+    """Damage inside of a weight cannot be told from a weight: sampling goes on, or there is one line."""
+    content = saved(torch.load("math/ckpt_best_math.pt"), _use_new_zipfile_serialization=not old_format)
+    for change in changes:
+        content = edited(content, change)
+    with holding("math/ckpt.pt", content):
+        before = state(Path())
+        code, err = outcome(sample.main, [*MATH, "--start=<", "--num_samples=1", "--max_new_tokens=1"])
+        assert (code, err) == (0, "") or (code == 2 and err.startswith("error: ") and err.count("\n") == 1)
+        assert state(Path()) == before
+    if code:
+        SEEN["damage"].add(repr((changes, old_format)))
+
+
+class Code:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, call, *args):
+        self.call, self.args = call, args
+
+    def __reduce__(self):
+        return self.call, self.args
+
+
+WAYS = [(os.mkdir, "ran"), (Path.touch, Path("ran")), (eval, "open('ran', 'w')"), (exec, "open('ran', 'w')"),
+        (os.system, "touch ran"), (open, "ran", "w"), (shutil.copytree, "config", "ran")]
+
+
+@many(100)
+@given(reader=READERS, way=st.sampled_from(WAYS), where=st.sampled_from(["", "model", "vocab", "config"]),
+       form=st.sampled_from(["zip", "old", 0, 1, 2, 3, 4, 5]))
+def test_a_pickle_with_code_in_it_is_not_run(box, reader, way, where, form):
+    ckpt = Code(*way) if not where else load_checkpoint(Path("math/ckpt.pt"))[0] | {where: Code(*way)}
+    if isinstance(form, int):
+        content = pickle.dumps(ckpt, protocol=form)
+    else:
+        content = saved(ckpt, _use_new_zipfile_serialization=form == "zip")
+    with holding("math/ckpt.pt", content):
+        assert "ckpt.pt" in refused("pickles", *reader, str(way), where, form)
+    assert not Path("ran").exists()
+
+
+# --- logs
+
+LOG, NOTES = "root/math_mini_14/results.csv", "root/math_mini_14/config.json"
+PLOTS = st.sampled_from([("plot_results", ["--model_folder=root/math_mini_14"]),
+                         ("plot_all_models", ["--root_dir=root"])])
+
+
+@st.composite
+def bad_logs(draw, lines: list[list[str]]) -> list[list[str]]:
+    """A log with a bad cell, a row or a column too few or too many, or of another run."""
+    n = draw(st.integers(1, len(lines) - 1))
+    column = draw(st.sampled_from([k for k in plot_results.COLUMNS if not k.startswith("facts")]))
+    at = lines[0].index(column)
+    cell = bad_texts(plot_results.COLUMNS[column]).filter(lambda t: not set(t) & set(",\n"))
+    others = ["row less", "row twice", "cell less", "cell more", "column less"]
+    kind = draw(st.sampled_from(["cell"] * 6 + others))
+    row = lines[n]
+    rows = {"cell": lambda: [[*row[:at], draw(cell), *row[at + 1:]]], "row twice": lambda: [row, row],
+            "row less": lambda: [], "cell less": lambda: [row[:-1]], "cell more": lambda: [[*row, "1"]]}
+    if kind == "column less":
+        return [line[:at] + line[at + 1:] for line in lines]
+    assume(kind != "row less" or n < len(lines) - 2)  # the last evaluation may be half written
+    return [*lines[:n], *rows[kind](), *lines[n + 1:]]
+
+
+@many(250)
+@given(PLOTS, st.data())
+def test_a_damaged_log(box, plot, drawn):
+    rows = [line.split(",") for line in Path(LOG).read_text().splitlines()]
+    text = "".join(",".join(row) + "\n" for row in drawn.draw(bad_logs(rows)))
+    with holding(LOG, text.encode("utf-8", "surrogatepass")):
+        assert "results.csv" in refused("logs", *plot, text)
+
+
+notes = st.one_of(
+    st.tuples(st.sampled_from([*plot_results.NOTES]), no_text.filter(lambda v: not isinstance(v, bytes))
+              | st.text(max_size=5) | st.booleans() | st.integers(max_value=0) | st.just(math.nan)),
+    st.tuples(st.just("seeds"), st.lists(st.integers(0, 1330), min_size=1, max_size=3)),
+    st.tuples(st.just("tasks"), st.just(["facts"])))
+
+
+@many(150)
+@given(PLOTS, notes)
+def test_a_config_json_of_something_else(box, plot, change):
+    content = json.dumps(json.loads(Path(NOTES).read_text()) | dict([change])).encode()
+    with holding(NOTES, content):
+        refused("notes", *plot, change)
+
+
+@many(50)
+@given(PLOTS, st.floats(0, 0.99))
+def test_half_a_config_json(box, plot, share):
+    content = Path(NOTES).read_bytes()
+    with holding(NOTES, content[:int(share * len(content))]):
+        assert "config.json" in refused("notes", *plot, share)
+
+
+# --- the sandbox itself, real processes, and the count
+
+@pytest.mark.parametrize("name", [n for n in SCRIPTS if n not in ("bench", "plot_all_models")])
+def test_the_command_lines_are_good_without_what_is_bad(box, name):
+    """Else nothing above was tested."""
+    before = set(state(Path()))
+    assert outcome(SCRIPTS[name][0], SCRIPTS[name][2])[0] == 0
+    for path in sorted(set(state(Path())) - before, reverse=True):
+        Path(path).rmdir() if Path(path).is_dir() else Path(path).unlink()
+
+
+PROCESSES = [
+    ["train_with_eval.py", "--learning_rte=1"], ["train_with_eval.py", "{box}/c.py"],
+    ["train_with_eval.py", "--n_embd=65536", "--n_layer=1000"],
+    ["train_with_eval.py", "--overwrite", "config/train_math_mini_15.py"],
+    ["train_with_eval.py", "--out_dir={box}/math"], ["sample.py", "--out_dir={box}/evil", "--start=<"],
+    ["sample.py", "--out_dir={box}/math", "--start=x"], ["eval_as_math.py", "--out_dir={box}/facts"],
+    ["eval_capitals.py", "--out_dir={box}/math", "--ckpt=ckpt_best_facts.pt"],
+    ["plot_results.py", "--model_folder={box}/evil"], ["plot_all_models.py", "--root_dir={box}/none"],
+    ["bench.py", "--num_seeds=0"], ["data/as_math/prepare.py", "--block_size=9"]]
+
+
+@pytest.mark.parametrize("argv", PROCESSES, ids=" ".join)
+def test_a_real_process(box, argv):
+    argv = [arg.format(box=box) for arg in argv]
+    Path("c.py").write_text("n_embd = = 14")
+    Path("evil").mkdir(exist_ok=True)
+    Path("evil/ckpt.pt").write_bytes(pickle.dumps({"model": Code(os.mkdir, f"{box}/ran")}))
+    before, here = state(box), sorted(ROOT.iterdir())
+    SEEN["processes"].add(repr(argv))
+    done = run_script(*argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and done.stderr.endswith("\n")
+    assert state(box) == before and sorted(ROOT.iterdir()) == here
+
+
+def test_how_many_bad_inputs_there_were(capsys):
+    """Distinct ones. Says nothing unless all tests of this file have run before it."""
+    if not all(SEEN.values()):
+        pytest.skip("some of the other tests did not run")
+    counts = {name: len(seen) for name, seen in SEEN.items()}
+    with capsys.disabled():
+        print(f"\n{sum(counts.values()):,} bad inputs: {counts}")
+    assert sum(counts.values()) >= 2000
