@@ -314,7 +314,10 @@ def from_nanogpt(ckpt: dict) -> dict:
 
 
 def alike(value: object, model: object) -> bool:
-    """Whether `value` is what `model` is: a dict with its keys, a tensor of its shape, or of its type."""
+    """Whether `value` is what `model` is: a dict with its keys, a list of what it holds one of, a tensor of
+    its shape, or of its type."""
+    if isinstance(model, list):
+        return isinstance(value, list) and bool(value) and all(alike(v, model[0]) for v in value)
     if isinstance(model, dict):
         return isinstance(value, dict) and all(k in value and alike(value[k], m) for k, m in model.items())
     if isinstance(model, torch.Tensor):
@@ -328,8 +331,8 @@ def check_resumable(path: Path, ckpt: dict, cfg: GPTConfig) -> None:
     seeds, best, c = (ckpt.get(key) for key in ("seeds", "best", "config"))
     state = torch.empty(len(seeds), sum(math.prod(s) for s in shapes(cfg).values()), device="meta")
     each = {"params": state, "score": state[:, 0].double(), "iter_num": state[:, 0].long()}
-    whole = {"config": {}, "iter_num": 0, "elapsed_s": 0.0, "random": {"cpu": torch.get_rng_state()},
-             "optimizer": {"exp_avg": state, "exp_avg_sq": state},
+    whole = {"config": {}, "iter_num": 0, "elapsed_s": 0.0, "random": [{"cpu": torch.get_rng_state()}],
+             "data_sha256": "", "optimizer": {"exp_avg": state, "exp_avg_sq": state},
              "best": dict.fromkeys(best, each) if isinstance(best, dict) else {}}
     wrong = [name for name, model in whole.items() if not alike(ckpt.get(name), model)]
     if not wrong:

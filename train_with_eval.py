@@ -5,28 +5,18 @@
 Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt, and
 `lock`, the id of the process that trains there, or did last.
 """
-import csv
 import json
 import math
 import os
-import platform
 import random
-import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 import numpy as np
 import torch
@@ -38,6 +28,7 @@ import eval_as_math
 import eval_capitals
 import fused
 from config import UserError
+from log import COLUMNS, FILES, Lock, about, append, files, lines_before, log_to_wandb, start_wandb, summary
 from model import (
     GPTConfig,
     activations,
@@ -56,19 +47,14 @@ from model import (
     shapes,
     unflatten,
 )
+from ranks import Ranks
 
-COLUMNS = ("iter", "seed", "train_loss", "val_loss", "add_correct", "add_total", "sub_correct", "sub_total",
-           "math_acc", "heldout_correct", "heldout_total", "facts_correct", "facts_total", "facts_acc",
-           "combined_acc", "elapsed_s")
 EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
 BEST_BY = {"math": "math_acc", "facts": "facts_acc", "combined": "combined_acc"}
 BLOCK = 1000  # iterations whose batches are drawn, and moved to the device, at once
 BURST = 10  # iterations between two looks at the signals, the progress bar's steps
 COMPILE_FROM = {"fused": 500, "torch": 3000}  # iterations from which compiling earns its time back
 SAVE_EVERY_S = 30
-FILES = ("ckpt.pt", "ckpt_best_*.pt", "results.csv", "config.json")  # without the first no run resumes
-RESUMED = ("config", "data_sha256", "best", "random", "optimizer", "elapsed_s")  # what only ckpt.pt holds
-WANDB_SEEDS = 10  # up to as many are logged one by one
 MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device",
               "wandb_log", "wandb_project", "wandb_run_name")  # on resume
 
@@ -165,10 +151,14 @@ def record(step, state: dict[str, torch.Tensor]):
 class Run:
     """A run in memory: what `update` needs on the device, and what evaluations and checkpoints need."""
 
-    def __init__(self, c: dict, dataset: data.Dataset, ckpt: dict | None = None):
-        """Start `c` (without 'auto's) on `dataset`, or go on from the dict of a ckpt.pt."""
+    def __init__(self, c: dict, dataset: data.Dataset, ckpt: dict | None = None, share: slice = slice(None),
+                 rank: int = 0):
+        """Start `c` (without 'auto's) on `dataset`, or go on from the dict of a ckpt.pt.
+
+        With several processes, `share` are the seeds, among those of `c`, of this one, number `rank`.
+        """
         self.c, self.dataset = c, dataset
-        self.seeds = [c["seed"] + i for i in range(c["num_seeds"])]
+        self.seeds = seeds_of(c)[share]
         self.cfg = shape_of(c, len(dataset.vocab))
         self.device = torch.device(c["device"])
         self.dtype = getattr(torch, c["dtype"])
@@ -178,20 +168,20 @@ class Run:
         first, second = torch.zeros_like(params), torch.zeros_like(params)
         if ckpt:
             self.iter_num, self.elapsed_s = ckpt["iter_num"], ckpt["elapsed_s"]
-            params = flatten(ckpt["model"], self.cfg)
-            first, second = ckpt["optimizer"]["exp_avg"], ckpt["optimizer"]["exp_avg_sq"]
-            self.best = {k: dict(v) for k, v in ckpt["best"].items()}
+            params = flatten(ckpt["model"], self.cfg)[share]
+            first, second = (ckpt["optimizer"][k][share] for k in ("exp_avg", "exp_avg_sq"))
+            self.best = {kind: {k: v[share] for k, v in best.items()} for kind, best in ckpt["best"].items()}
         self.state = {"params": params, "exp_avg": first, "exp_avg_sq": second,
                       "it": torch.tensor([self.iter_num]), "first_bad": torch.full((len(self.seeds),), -1)}
         self.state = {k: v.to(self.device, copy=True) for k, v in self.state.items()}
         ids = {"train": dataset.train, "val": dataset.val}
         self.text = {k: torch.from_numpy(v.astype(np.int32)).to(self.device) for k, v in ids.items()}
         self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32).to(self.device)
-        seed_everything(c["seed"])
-        if ckpt:
-            torch.set_rng_state(ckpt["random"]["cpu"])
-            if self.device.type == "cuda" and "cuda" in ckpt["random"]:
-                torch.cuda.set_rng_state(ckpt["random"]["cuda"])
+        seed_everything(self.seeds[0])
+        if ckpt and rank < len(ckpt["random"]):
+            torch.set_rng_state(ckpt["random"][rank]["cpu"])
+            if self.device.type == "cuda" and "cuda" in ckpt["random"][rank]:
+                torch.cuda.set_rng_state(ckpt["random"][rank]["cuda"])
         self.build()
 
     def build(self) -> None:
@@ -305,25 +295,48 @@ class Run:
                 best["iter_num"][better] = self.iter_num
                 best["params"][better] = self.state["params"].cpu()[better]
 
-    def save(self, folder: Path, rows: list[dict], before: dict) -> None:
-        """Write the best checkpoints, then the latest; raises UserError rather than save what is not finite.
+    def snapshot(self, before: dict) -> dict:
+        """All that a checkpoint holds of these seeds, tensors on the CPU with the seed axis first.
 
         `before` is `self.best` without an evaluation at this very iteration, which resuming makes again.
+        Raises UserError rather than return what is not finite.
         """
         self.check_finite()
-        about = {"config": self.c, "vocab": self.dataset.vocab, "data_sha256": self.dataset.sha256,
-                 "seeds": self.seeds}
-        for kind, best in self.best.items():
-            save_checkpoint(folder / f"ckpt_best_{kind}.pt", checkpoint(
-                best["params"], self.cfg, **about, iter_num=best["iter_num"].tolist(),
-                metrics={BEST_BY[kind]: best["score"].tolist()}))
-        state = {k: v.cpu() for k, v in self.state.items()}
-        rng = {"cpu": torch.get_rng_state()}
+        random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state()
-        save_checkpoint(folder / "ckpt.pt", checkpoint(
-            state["params"], self.cfg, **about, iter_num=self.iter_num, metrics=rows, best=before,
-            random=rng, optimizer={k: state[k] for k in ("exp_avg", "exp_avg_sq")}, elapsed_s=self.elapsed_s))
+            random["cuda"] = torch.cuda.get_rng_state()
+        state = {k: self.state[k].cpu() for k in ("params", "exp_avg", "exp_avg_sq")}
+        return {"state": state, "best": self.best, "before": before, "random": random}
+
+
+def join(parts: list[dict]) -> dict:
+    """Dicts of dicts of tensors as one, the tensors joined along the seed axis."""
+    return {k: join([p[k] for p in parts]) if isinstance(v, dict) else torch.cat([p[k] for p in parts])
+            for k, v in parts[0].items()}
+
+
+def save(run: Run, folder: Path, ranks: Ranks, rows: list[dict] | None, before: dict) -> None:
+    """Write the best checkpoints, then the latest, of all ranks' seeds; `before` as `snapshot` has it."""
+    parts = ranks.gather(run.snapshot(before))
+    if parts is None:
+        return
+    random = [part.pop("random") for part in parts]  # dropout's, of each rank
+    whole = join(parts)
+    about = {"config": run.c, "vocab": run.dataset.vocab, "data_sha256": run.dataset.sha256,
+             "seeds": seeds_of(run.c)}
+    for kind, best in whole["best"].items():
+        save_checkpoint(folder / f"ckpt_best_{kind}.pt", checkpoint(
+            best["params"], run.cfg, **about, iter_num=best["iter_num"].tolist(),
+            metrics={BEST_BY[kind]: best["score"].tolist()}))
+    state = whole["state"]
+    save_checkpoint(folder / "ckpt.pt", checkpoint(
+        state["params"], run.cfg, **about, iter_num=run.iter_num, metrics=rows, best=whole["before"],
+        random=random, optimizer={k: state[k] for k in ("exp_avg", "exp_avg_sq")}, elapsed_s=run.elapsed_s))
+
+
+def seeds_of(c: dict) -> list[int]:
+    """The seeds of a run."""
+    return [c["seed"] + i for i in range(c["num_seeds"])]
 
 
 def seed_everything(seed: int) -> None:
@@ -407,9 +420,8 @@ def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
     if not (out_dir / "ckpt.pt").is_file():
         raise UserError(f"no {out_dir}/ckpt.pt to resume; train without --init_from=resume first")
     ckpt, _ = load_checkpoint(out_dir / "ckpt.pt")
-    missing = [k for k in RESUMED if k not in ckpt]
-    if missing:
-        raise UserError(f"{out_dir}/ckpt.pt cannot be resumed: it lacks {', '.join(missing)}")
+    if not {"optimizer", "best"} <= ckpt.keys():
+        raise UserError(f"{out_dir}/ckpt.pt cannot be resumed: it is not the latest state of a run here")
     c = {name: ckpt["config"].get(name, key.default) for name, key in configs.KEYS.items()}
     for name, value in given.items():
         if value != c[name] and value != "auto" and name not in MAY_CHANGE:
@@ -422,100 +434,6 @@ def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
     if c["max_iters"] < ckpt["iter_num"]:
         raise UserError(f"max_iters = {c['max_iters']} is below the {ckpt['iter_num']} that the run has done")
     return c, ckpt
-
-
-def about(c: dict, run: Run) -> dict:
-    """What config.json holds."""
-    ids, T = run.dataset.train, c["block_size"]
-    newline = run.dataset.vocab.find("\n")
-    return {"config": c, "parameters": count_parameters(run.cfg), "seeds": run.seeds,
-            "tasks": run.dataset.tasks,
-            "loss_floor": data.loss_floor(ids, T), "rule_loss": data.rule_loss(ids, T, newline),
-            "data_sha256": run.dataset.sha256, "device": device_name(c["device"]),
-            "threads": torch.get_num_threads(), "step": step_kind(c) if c["compile"] else "eager",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                         "numpy": np.__version__},
-            "git_commit": git_commit()}
-
-
-def git_commit() -> str | None:
-    """The repository's commit, with '-dirty' if its files differ from it; None outside git."""
-    if shutil.which("git") is None:
-        return None
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return done.stdout.strip() or None
-
-
-def device_name(device: str) -> str:
-    """The name of the GPU or of the processor, as the system tells it."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
-
-
-def lines_before(path: Path, before: int) -> list[str]:
-    """The lines of results.csv for iterations below `before`. Raises UserError for a damaged one."""
-    # what follows the last newline is half a line, of a run that was killed
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    lines = text.split("\n")[1:-1]
-    for number, line in enumerate(lines, start=2):
-        if not re.fullmatch(rf"[0-9]+(,[-+.e0-9]*){{{len(COLUMNS) - 1}}}", line):
-            raise UserError(f"{path}, line {number}: damaged; mend or delete the line, then resume again")
-    return [line for line in lines if int(line.split(",")[0]) < before]
-
-
-def append(path: Path, rows: list[dict]) -> None:
-    """Add rows to results.csv, on the disk before a checkpoint that goes on after them."""
-    with data.writing(path), open(path, "a", newline="", encoding="utf-8") as f:
-        csv.writer(f, lineterminator="\n").writerows([row[k] for k in COLUMNS] for row in rows)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-class Lock:
-    """The file `lock` in a run's folder: locked while a process trains there, with its id in it.
-
-    The system unlocks it however that process ends.
-    """
-
-    def __init__(self, folder: Path):
-        self.path, self.file = folder / "lock", None
-
-    def __enter__(self):
-        if self.path.exists():
-            self.take()
-        return self
-
-    def take(self) -> None:
-        """Lock the file, made if it is not there. Raises UserError if another process has it."""
-        with data.writing(self.path):
-            self.file = open(self.path, "a+b", buffering=0)
-        try:
-            if fcntl is None:
-                raise OSError("no fcntl")
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.seek(0)
-            raise UserError(f"process {self.file.read().decode()} is training in {self.path.parent}; wait "
-                            "until it ends, or choose another --out_dir") from None
-        except OSError as e:
-            print(f"warning: no file locks here ({e}): nothing prevents a second run in {self.path.parent}")
-
-    def claim(self) -> None:
-        """Make the folder if it is not there, and put our process id into the file."""
-        with data.writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self.file:
-                self.take()
-            self.file.truncate(0)
-            self.file.write(str(os.getpid()).encode())
-
-    def __exit__(self, *_):
-        if self.file:
-            self.file.close()
 
 
 class Signals:
@@ -535,65 +453,59 @@ class Signals:
             signal.signal(number, handler)
 
 
-def train(run: Run, folder: Path, signals: Signals) -> None:
-    """The training loop: evaluate, log and save at every eval_interval, update in between."""
+def train(run: Run, folder: Path, signals: Signals, ranks: Ranks) -> int:
+    """The training loop: evaluate, log and save at every eval_interval, update in between.
+
+    Returns the signal that ended it, or 0.
+    """
     c, saved, rows = run.c, time.monotonic(), []
-    with tqdm(total=c["max_iters"], initial=run.iter_num, unit="it", dynamic_ncols=True) as bar:
+    with tqdm(total=c["max_iters"], initial=run.iter_num, unit="it", dynamic_ncols=True,
+              disable=ranks.rank > 0) as bar:
         started = time.monotonic() - run.elapsed_s
-        while not signals.caught:
+        while not (caught := ranks.most(signals.caught)):
             if run.iter_num % c["eval_interval"] == 0 or run.iter_num == c["max_iters"]:
-                rows = run.evaluate()
+                own = run.evaluate()
                 run.elapsed_s = time.monotonic() - started
-                for row in rows:
-                    row["elapsed_s"] = round(run.elapsed_s, 2)
-                append(folder / "results.csv", rows)
-                log_to_wandb(c, rows)
                 before = dict(run.best)
-                run.keep_best(rows)
-                bar.set_postfix_str(summary(rows))
-                stop = signals.caught or run.iter_num == c["max_iters"]
-                if stop or time.monotonic() - saved >= SAVE_EVERY_S:
-                    run.save(folder, rows, before)
+                run.keep_best(own)
+                parts = ranks.gather(own)
+                if parts:
+                    rows = [row | {"elapsed_s": round(run.elapsed_s, 2)} for part in parts for row in part]
+                    append(folder / "results.csv", rows)
+                    log_to_wandb(c, rows)
+                    bar.set_postfix_str(summary(rows))
+                caught = ranks.most(signals.caught)
+                stop = caught or run.iter_num == c["max_iters"]
+                if stop or ranks.most(time.monotonic() - saved >= SAVE_EVERY_S):
+                    save(run, folder, ranks, rows, before)
                     saved = time.monotonic()
                 if stop:
-                    return
+                    return caught
             # up to the next evaluation, in bursts
             left = min(c["eval_interval"] - run.iter_num % c["eval_interval"], c["max_iters"] - run.iter_num)
             run.advance(min(left, BURST))
             bar.update(min(left, BURST))
         run.elapsed_s = time.monotonic() - started
-        run.save(folder, rows, run.best)
+        save(run, folder, ranks, rows, run.best)
+    return caught
 
 
-def summary(rows: list[dict]) -> str:
-    """Loss, accuracies and held-out score, the mean over seeds, for the progress bar."""
-    parts = []
-    for label, key in (("loss", "train_loss"), ("math", "math_acc"), ("facts", "facts_acc")):
-        if rows[0][key] != "":
-            mean = sum(row[key] for row in rows) / len(rows)
-            parts.append(f"{label} {mean:.3f}" if label == "loss" else f"{label} {mean:.1%}")
-    if rows[0]["heldout_total"] != "":
-        right, asked = (sum(row[f"heldout_{k}"] for row in rows) for k in ("correct", "total"))
-        parts.append(f"held-out {right}/{asked}")
-    return ", ".join(parts)
-
-
-def files(folder: Path, patterns: Iterable[str] = FILES) -> list[Path]:
-    """A run's files in `folder`."""
-    return [path for pattern in patterns for path in folder.glob(pattern)]
-
-
-def prepare(c: dict, given: dict, folder: Path) -> tuple[Run, list[str]]:
-    """The run, new or resumed, and the lines that its log begins with. Writes nothing.
+def plan(c: dict, given: dict, folder: Path, ranks: Ranks, lock: Lock
+         ) -> tuple[dict, dict | None, list[str]]:
+    """A run's config without 'auto's; if it is resumed its ckpt.pt, and the lines that its log begins with.
 
     Raises UserError for settings that cannot be, and for a new run where there is one.
     """
     ckpt, lines = None, []
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out_dir = {folder} is a file; expected a folder, or a name for a new one")
+    lock.look()
     if c["init_from"] == "resume":
         c, ckpt = read_resumed(given, folder)
         lines = lines_before(folder / "results.csv", ckpt["iter_num"])
+        if c["dropout"] and len(ckpt["random"]) != ranks.size:
+            raise UserError(f"the run has dropout and was trained by {len(ckpt['random'])} process(es); "
+                            f"resume it with as many, not {ranks.size}")
     elif not c["overwrite"]:
         old = files(folder)
         if old:
@@ -603,62 +515,52 @@ def prepare(c: dict, given: dict, folder: Path) -> tuple[Run, list[str]]:
     dataset = data.load(c["dataset"])
     if ckpt and (ckpt["vocab"], ckpt["data_sha256"]) != (dataset.vocab, dataset.sha256):
         raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} holds now")
-    check_together(c, dataset)
-    return Run(c, dataset, ckpt), lines
+    seeds = len(range(c["num_seeds"])[ranks.share(c["num_seeds"])])
+    check_together(c | {"num_seeds": seeds}, dataset)
+    return c, ckpt, lines
 
 
-def start_wandb(c: dict) -> None:
-    """Begin a run of wandb, if the config says so. Raises UserError if wandb is not installed or will not."""
-    if not c["wandb_log"]:
-        return
-    try:
-        from wandb import Error, init  # which a folder wandb, of its logs, has not
-    except ImportError:
-        raise UserError("wandb_log = True needs a package: pip install wandb, or leave it out") from None
-    try:
-        name = Path(c["out_dir"]).name if c["wandb_run_name"] == "out_dir" else c["wandb_run_name"]
-        init(project=c["wandb_project"], name=name, config=c)
-    except Error as e:
-        raise UserError(f"wandb_log = True: {e}; or leave it out") from None
+def clear(folder: Path, c: dict) -> None:
+    """Remove an older run's files, if `c` begins a new one, and what a killed process left half written."""
+    old = files(folder) if c["init_from"] == "scratch" else []
+    for path in old + files(folder, [f".{name}.*.part" for name in FILES]):
+        path.unlink()
 
 
-def log_to_wandb(c: dict, rows: list[dict]) -> None:
-    """With `wandb_log`, send an evaluation: the mean over seeds of each column; of few seeds, each one's."""
-    if c["wandb_log"]:
-        import wandb
-        names = [k for k in COLUMNS[2:] if rows[0][k] != ""]
-        values = {k: sum(row[k] for row in rows) / len(rows) for k in names}
-        if 1 < len(rows) <= WANDB_SEEDS:
-            values |= {f"seed_{row['seed']}/{k}": row[k] for row in rows for k in names}
-        wandb.log(values, step=rows[0]["iter"])
+def describe(run: Run, folder: Path, lines: list[str]) -> None:
+    """Write config.json and the beginning of results.csv, and say what will run."""
+    c = run.c
+    step = step_kind(c) if c["compile"] else "eager"
+    notes = about(c, count_parameters(run.cfg), seeds_of(c), run.dataset, step)
+    for name, text in (("config.json", json.dumps(notes, indent=1)),
+                       ("results.csv", "\n".join([",".join(COLUMNS), *lines]))):
+        data.replace_file(folder / name, lambda f, text=text: f.write(f"{text}\n".encode()))
+    print(f"{folder}: {notes['parameters']:,} parameters, {c['num_seeds']} seed(s) from {c['seed']}, "
+          f"{c['device']} ({notes['device']}), {c['dtype']}, step: {step}\nreference losses: memoriser "
+          f"{notes['loss_floor']:.3f}, rule-follower {notes['rule_loss']:.3f}")
 
 
 def main(argv: list[str]) -> int:
     """Train as the command line says. Returns the exit code: 0, or 128 + the signal that ended the run."""
     c, given = configs.read(argv, __doc__)
     folder = Path(c["out_dir"])
-    with Lock(folder) as lock, Signals() as signals:
-        run, lines = prepare(c, given, folder)
-        c, notes = run.c, about(run.c, run)
-        start_wandb(c)
-        lock.claim()
-        data.prepare_missing(run.dataset.name)
-        old = files(folder) if c["init_from"] == "scratch" else []
-        for path in old + files(folder, [f".{name}.*.part" for name in FILES]):
-            path.unlink()
-        run.save(folder, [], run.best)
-        for name, text in (("config.json", json.dumps(notes, indent=1)),
-                           ("results.csv", "\n".join([",".join(COLUMNS), *lines]))):
-            data.replace_file(folder / name, lambda f, text=text: f.write(f"{text}\n".encode()))
-        print(f"{folder}: {notes['parameters']:,} parameters, {len(run.seeds)} seeds from {c['seed']}, "
-              f"{c['device']} ({notes['device']}), {c['dtype']}, compile={c['compile']}\nreference losses: "
-              f"memoriser {notes['loss_floor']:.3f}, rule-follower {notes['rule_loss']:.3f}")
-        train(run, folder, signals)
-    if signals.caught:
+    with Ranks() as ranks, Lock(folder) as lock, Signals() as signals:
+        c, ckpt, lines = ranks.from_first(lambda: plan(c, given, folder, ranks, lock))
+        run = Run(c, data.load(c["dataset"]), ckpt, ranks.share(c["num_seeds"]), ranks.rank)
+        ranks.ready()
+        if ranks.rank == 0:
+            start_wandb(c)
+            lock.claim()
+            data.prepare_missing(c["dataset"])
+            clear(folder, c)
+        save(run, folder, ranks, [], run.best)
+        if ranks.rank == 0:
+            describe(run, folder, lines)
+        caught = train(run, folder, signals, ranks)
+    if caught and ranks.rank == 0:
         print(f"stopped at iteration {run.iter_num}; go on with:\npython train_with_eval.py "
               f"--init_from=resume --out_dir={shlex.quote(str(folder))}", file=sys.stderr)
-        return 128 + signals.caught
-    return 0
+    return 128 + caught if caught else 0
 
 
 if __name__ == "__main__":
