@@ -44,7 +44,7 @@ class Ranks:
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
     def from_first(self, call):
-        """What `call()` gives on rank 0, or the UserError that it raises there, on every rank."""
+        """What `call()` gives on rank 0, on every rank. If it raises UserError there, the others just end."""
         result = None
         if self.rank == 0:
             try:
@@ -56,7 +56,7 @@ class Ranks:
             self.talk(dist.broadcast_object_list, box)
             result = box[0]
         if isinstance(result, UserError):
-            raise result
+            raise result if self.rank == 0 else SystemExit(2)
         return result
 
     def gather(self, value) -> list | None:
