@@ -1,7 +1,7 @@
 """Addition and subtraction: does the model answer all 200 single-digit equations, the held-out ones too?
 
 As a script, a table per equation of one checkpoint, and eval_as_math.csv beside it:
-  python eval_as_math.py --out_dir=math_mini_14
+  python eval_as_math.py --out_dir=math_mini_14 [--all_seeds]
 """
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import config
 from data import rng, write_table
 from data.as_math.prepare import EQUATIONS, answer, is_held_out
-from model import GPTConfig, Params, ask_run, complete, tally
+from model import GPTConfig, Params, ask_run, complete, distinct, tally
 
 NEW_TOKENS = 4  # the longest answer, "-9>" or "18>", and a character
 ANSWERS = np.array([answer(*e) for e in EQUATIONS])
@@ -30,9 +30,9 @@ def ask(p: Params, cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, 
 
 
 def is_correct(texts: np.ndarray) -> np.ndarray:
-    """Whether the integer that each text of `ask` starts with is the answer: bool, same shape."""
-    distinct, where = np.unique(texts, return_inverse=True)
-    numbers = [re.match(r"-?[0-9]+", text) for text in distinct]
+    """Whether the integer that a text starts with is the answer, for (..., 200, num_samples): bool."""
+    unique, where = np.unique(texts, return_inverse=True)
+    numbers = [re.match(r"-?[0-9]+", text) for text in unique]
     values = np.array([int(m.group()) if m else np.iinfo(int).max for m in numbers])
     return values[where].reshape(texts.shape) == ANSWERS[:, None]
 
@@ -57,15 +57,15 @@ def grid(correct: np.ndarray, op: str) -> str:
     return "\n".join(lines)
 
 
-def report(texts: np.ndarray, correct: np.ndarray) -> str:
-    """What `main` prints of one seed's (200, num_samples) texts."""
+def report(texts: np.ndarray, correct: np.ndarray, unit: str) -> str:
+    """What `main` prints of texts (200, N) by the `unit`: one seed's samples, or one text of each seed."""
     n, t = correct.shape[1], totals(correct)
-    parts = [f"{word} (correct of {n}; [held-out], never shown in training)\n{grid(correct, op)}"
+    parts = [f"{word} (correct of {n} {unit}; [held-out], never shown in training)\n{grid(correct, op)}"
              for word, op in (("Addition a+b", "+"), ("Subtraction a-b", "-"))]
     mark = {False: "", True: " [held-out]"}
     wrong = [f"  {a}{op}{b}={answer(a, op, b)}{mark[is_held_out(a, op, b)]}: {tally(texts[i][~correct[i]])}"
              for i, (a, op, b) in enumerate(EQUATIONS) if not correct[i].all()]
-    parts.append("Answered instead:\n" + "\n".join(wrong) if wrong else "Every sample is right.")
+    parts.append("Answered instead:\n" + "\n".join(wrong) if wrong else "Everything is right.")
     seen = (t["add_correct"] + t["sub_correct"] - t["heldout_correct"],
             t["add_total"] + t["sub_total"] - t["heldout_total"])
     rows = [("addition", t["add_correct"], t["add_total"]), ("subtraction", t["sub_correct"], t["sub_total"]),
@@ -75,14 +75,18 @@ def report(texts: np.ndarray, correct: np.ndarray) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate one seed of a checkpoint, print it, write eval_as_math.csv."""
-    args, texts = ask_run(argv, __doc__, ask)
-    correct = is_correct(texts)
-    print(report(texts, correct))
-    header = ["a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
+    """Evaluate a checkpoint, print it, write eval_as_math.csv, a row per seed and equation.
+
+    Over seeds, an equation counts as right for a seed if all its samples are.
+    """
+    args, asked, texts = ask_run(argv, __doc__, ask)
+    correct, answers = is_correct(texts), distinct(texts)
+    print(report(answers.T, correct.all(2).T, "seeds") if args["all_seeds"] else
+          report(texts[0], correct[0], "samples"))
+    header = ["seed", "iter", "a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
     write_table(Path(args["out_dir"]) / "eval_as_math.csv", header,
-              ((a, op, b, answer(a, op, b), int(HELD_OUT[i]), correct[i].sum(), len(correct[i]),
-                "|".join(s.strip() for s in texts[i])) for i, (a, op, b) in enumerate(EQUATIONS)))
+                ((*who, a, op, b, answer(a, op, b), int(HELD_OUT[i]), correct[s, i].sum(), texts.shape[2],
+                  answers[s, i]) for s, who in enumerate(asked) for i, (a, op, b) in enumerate(EQUATIONS)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Capital cities: does the model name the capital of each of the fifty countries?
 
 As a script, a line per country of one checkpoint, and eval_capitals.csv beside it:
-  python eval_capitals.py --out_dir=facts_mini_28
+  python eval_capitals.py --out_dir=facts_mini_28 [--all_seeds]
 """
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import config
 from data import rng, write_table
 from data.facts_char.prepare import capitals
-from model import GPTConfig, Params, ask_run, complete, tally
+from model import GPTConfig, Params, ask_run, complete, distinct, tally
 
 NEW_TOKENS = 20  # the longest answer is "Washington DC \n"
 
@@ -27,12 +27,12 @@ def ask(p: Params, cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, 
 
 def answers(texts: np.ndarray) -> np.ndarray:
     """The line that each text of `ask` starts with, stripped."""
-    distinct, where = np.unique(texts, return_inverse=True)
-    return np.array([text.split("\n")[0].strip() for text in distinct])[where].reshape(texts.shape)
+    unique, where = np.unique(texts, return_inverse=True)
+    return np.array([text.split("\n")[0].strip() for text in unique])[where].reshape(texts.shape)
 
 
 def is_correct(texts: np.ndarray) -> np.ndarray:
-    """Whether each text's line is the capital, without regard to case: bool, same shape."""
+    """Whether a text's line is the capital, without regard to case, for (..., 50, num_samples): bool."""
     return np.char.lower(answers(texts)) == np.array([capital.lower() for _, capital in capitals()])[:, None]
 
 
@@ -43,7 +43,7 @@ def totals(correct: np.ndarray) -> dict[str, int | float]:
 
 
 def report(said: np.ndarray, correct: np.ndarray) -> str:
-    """What `main` prints of one seed's answers (50, num_samples)."""
+    """What `main` prints of answers (50, N): of one seed's samples, or one answer of each seed."""
     lines = []
     for (country, capital), row, right in zip(capitals(), said, correct):
         score = f"{right.sum():4} / {len(right)}"
@@ -54,14 +54,17 @@ def report(said: np.ndarray, correct: np.ndarray) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate one seed of a checkpoint, print it, write eval_capitals.csv."""
-    args, texts = ask_run(argv, __doc__, ask)
-    said, correct = answers(texts), is_correct(texts)
-    print(report(said, correct))
-    header = ["country", "capital", "correct", "total", "answers"]
+    """Evaluate a checkpoint, print it, write eval_capitals.csv, a row per seed and country.
+
+    Over seeds, a capital counts as right for a seed if all its samples are.
+    """
+    args, asked, texts = ask_run(argv, __doc__, ask)
+    correct, said = is_correct(texts), distinct(answers(texts))
+    print(report(said.T, correct.all(2).T) if args["all_seeds"] else report(answers(texts[0]), correct[0]))
+    header = ["seed", "iter", "country", "capital", "correct", "total", "answers"]
     write_table(Path(args["out_dir"]) / "eval_capitals.csv", header,
-                ((*place, right.sum(), len(right), "|".join(row)) for place, row, right
-                 in zip(capitals(), said, correct)))
+                ((*who, *place, correct[s, i].sum(), texts.shape[2], said[s, i])
+                 for s, who in enumerate(asked) for i, place in enumerate(capitals())))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import io
 import math
 import pickle
 import zipfile
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -170,14 +171,16 @@ def merge(parent: torch.Tensor, token: torch.Tensor, vocab_size: int) -> tuple[t
 
 @torch.no_grad()
 def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray,
-             temperature: float, top_k: int, stop: int | None = None) -> np.ndarray:
+             temperature: float, top_k: int, stop: int | None = None, logits_of=None) -> np.ndarray:
     """Continue prompts, token ids each: (S, prompts, samples, new tokens), by uniforms `u` of that shape.
 
     A text longer than the block is cropped to its last block_size tokens. Samples of a prompt whose texts
     agree so far share a row of the forward pass, so ten cold samples cost hardly more than one. With a `stop`
     token the generation ends when every sample has produced it; what follows it is `stop` again.
+    `logits_of(tokens, last)` stands in for `forward`.
     """
     device = p["transformer.wte.weight"].device
+    logits_of = logits_of or (lambda tokens, last: forward(p, tokens, cfg, last=last))
     S, P, N, new = u.shape
     u = torch.from_numpy(u).to(device)
     longest = max(map(len, prompts))
@@ -192,7 +195,7 @@ def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray
         T = min(longest + t, cfg.block_size)
         start = (length - T).clamp(min=0)
         window = text.gather(2, start[:, :, None] + torch.arange(T, device=device))
-        logits = forward(p, window.mT.contiguous(), cfg, last=length - start - 1)[:, :, 0].mT  # (S, R, V)
+        logits = logits_of(window.mT.contiguous(), length - start - 1)[:, :, 0].mT  # (S, R, V)
         token = sample(logits, row, u[..., t].reshape(S, P * N), temperature, top_k)
         if stop is not None:
             token = token.masked_fill(done, stop)
@@ -210,7 +213,8 @@ def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray
 
 
 def complete(p: Params, cfg: GPTConfig, vocab: str, prompts: list[str], gens: list[np.random.Generator],
-             new: int, num_samples: int, temperature: float, top_k: int, stop: str = "") -> np.ndarray:
+             new: int, num_samples: int, temperature: float, top_k: int, stop: str = "",
+             logits_of=None) -> np.ndarray:
     """The texts, `new` characters long, that each seed writes after each prompt: (S, prompts, num_samples).
 
     `gens` holds a random generator for each seed. Raises UserError for a prompt that is empty or that has
@@ -221,7 +225,7 @@ def complete(p: Params, cfg: GPTConfig, vocab: str, prompts: list[str], gens: li
     ids = [encode(prompt, vocab, f"prompt {prompt!r}") for prompt in prompts]
     u = np.stack([gen.random((len(prompts), num_samples, new), dtype=np.float32) for gen in gens])
     stop_id = vocab.index(stop) if stop and stop in vocab else None
-    tokens = generate(p, cfg, ids, u, temperature, top_k, stop_id)
+    tokens = generate(p, cfg, ids, u, temperature, top_k, stop_id, logits_of)
     return np.ascontiguousarray(np.array(list(vocab))[tokens]).view(f"<U{new}")[..., 0]
 
 
@@ -307,16 +311,32 @@ def open_run(argv: list[str], keys: dict[str, Key], description: str):
     return args, *load_model(args["out_dir"], args["ckpt"], args["model_seed"])
 
 
-def ask_run(argv: list[str], description: str, ask) -> tuple[dict, np.ndarray]:
-    """An evaluator's command line: (its settings, what `ask` got from one seed (prompts, num_samples))."""
+def ask_run(argv: list[str], description: str, ask) -> tuple[dict, list[tuple[int, int]], np.ndarray]:
+    """An evaluator's command line: (its settings, (seed, iteration) of each seed that it asks, their texts).
+
+    The texts are what `ask` got from the seeds, one at a time: (S, prompts, num_samples).
+    """
     keys = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
-    args, p, cfg, ckpt = open_run(argv, keys, description)
-    print(f"{args['out_dir']}/{args['ckpt']}: seed {ckpt['model_seed']}, iteration {ckpt['iter_num']}\n")
-    sampling = {k: args[k] for k in keys}
-    return args, ask(p, cfg, ckpt["vocab"], [ckpt["model_seed"]], ckpt["iter_num"], **sampling)[0]
+    every = {"all_seeds": Key(False, "ask every trained seed instead of model_seed alone")}
+    args, *_, ckpt = open_run(argv, keys | every, description)
+    asked, texts = [], []
+    for seed in ckpt["seeds"] if args["all_seeds"] else [ckpt["model_seed"]]:
+        run = args | {"model_seed": seed}
+        p, cfg, ckpt = load_model(*(run[name] for name in RUN_KEYS))
+        asked.append((seed, ckpt["iter_num"]))
+        texts.append(ask(p, cfg, ckpt["vocab"], [seed], ckpt["iter_num"], **{k: args[k] for k in keys})[0])
+    seeds, iters = (" to ".join(map(str, sorted({min(x), max(x)}))) for x in zip(*asked))
+    print(f"{args['out_dir']}/{args['ckpt']}: seed {seeds}, iteration {iters}\n")
+    return args, asked, np.array(texts)
+
+
+def distinct(texts: np.ndarray) -> np.ndarray:
+    """The distinct texts, stripped, of (..., N), the most frequent first and joined by "|": (...)."""
+    counts = [Counter(text.strip() for text in row) for row in texts.reshape(-1, texts.shape[-1])]
+    return np.array(["|".join(text for text, _ in c.most_common()) for c in counts]).reshape(texts.shape[:-1])
 
 
 def tally(texts: np.ndarray) -> str:
     """Distinct texts, stripped, each with how often it occurs: "'12' x3, '7>' x1"."""
-    distinct, counts = np.unique([text.strip() for text in texts], return_counts=True)
-    return ", ".join(f"'{text}' x{n}" for text, n in zip(distinct, counts))
+    unique, counts = np.unique([text.strip() for text in texts], return_counts=True)
+    return ", ".join(f"'{text}' x{n}" for text, n in zip(unique, counts))

@@ -5,12 +5,14 @@ Reads results.csv and config.json of the folder and writes plot.png (or plot.pdf
 """
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 import config
@@ -33,6 +35,7 @@ COLUMNS_OF = {  # of results.csv, empty there if the run does not have the task
 }
 COLUMNS = {"iter": config.KEYS["max_iters"], "seed": config.KEYS["seed"],
            "train_loss": Key(0.0, "", lo=0, hi=1e9), "combined_acc": SHARE,
+           "elapsed_s": Key(0.0, "", lo=0, hi=1e9),
            **COLUMNS_OF["math"], **COLUMNS_OF["facts"]}
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the line style tells them apart in grey
@@ -40,14 +43,18 @@ CURVES = {
     "add": ("addition", "#009E73", "-"),
     "sub": ("subtraction", "#0072B2", ":"),
     "facts": ("capitals", "#E69F00", (0, (7, 1.5))),
-    "heldout": ("held-out (5,7)", "#AA4499", "-."),
 }
 SCORES_OF = {"math": ["add", "sub"], "facts": ["facts"]}  # all that is asked; held-out is part of both
-REFERENCES = {"rule_loss": ("loss of the ideal rule-follower", (0, (9, 4))),
-              "loss_floor": ("loss of the perfect memoriser", (0, (3, 3)))}
+HELDOUT = {  # least share of the held-out answers that are right; one hue, pale to dark
+    "some right": (1e-9, "#E6CAE1"), "half or more": (0.5, "#CF9FC6"), "3/4 or more": (0.75, "#B36AA7"),
+    "all right": (1, "#771166"),
+}
+REFERENCES = {"rule_loss": ("rule-follower's loss", (0, (9, 4))),
+              "loss_floor": ("memoriser's loss", (0, (3, 3)))}
 GREY, RED = "#555555", "#CC0000"
-BAND = "10-90% of seeds (line: median)"
-LOSS_TICKS = (0.1, 0.2, 0.5, 1, 2, 5)  # all losses lie between the least reference, 0.18, and ln(66) = 4.2
+BAND = "10-90% of seeds, line: median"
+LOSS_TICKS = (0.2, 0.5, 1, 2)
+LOSS_LIMITS = (0.14, 4.5)  # all losses lie between the least reference, 0.18, and ln(66) = 4.2
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ def is_seeds(value: object) -> bool:
 
 
 NOTES = {  # what is read from config.json
+    "device": ("a text", lambda v: isinstance(v, str) and bool(v)),
     "parameters": ("a whole number", lambda v: type(v) is int and v > 0),
     "seeds": ("a list of distinct whole numbers", is_seeds),
     "tasks": (" or ".join(str(t) for t in OPERATIONS.values()), lambda v: v in OPERATIONS.values()),
@@ -189,46 +197,75 @@ def curve(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, color: str, style)
     ax.plot(x, np.median(y, axis=1), label=label, color=color, linestyle=style, linewidth=1.6, marker=marker)
 
 
-def frame(ax: Axes) -> Axes:
-    """Give a panel the scales that all panels have; returns its right axis, the loss's."""
-    ax.set(ylim=(-4, 104), yticks=range(0, 101, 20), ylabel="right answers (%)", xlabel="iteration")
-    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.grid(color="#DDDDDD", linewidth=0.6)
-    loss_ax = ax.twinx()
-    loss_ax.set(yscale="log", ylim=(LOSS_TICKS[0], LOSS_TICKS[-1]), ylabel="loss (nats per character)")
-    loss_ax.set_yticks(LOSS_TICKS, [f"{t:g}" for t in LOSS_TICKS])
-    loss_ax.minorticks_off()
-    return loss_ax
+def strips_of(tasks: list[str]) -> list[float]:
+    """Relative heights of a panel's strips, top to bottom: right answers, held-out for arithmetic, loss."""
+    return [3, 1.2, 2] if "math" in tasks else [3, 2]
 
 
-def draw(ax: Axes, run: RunLog, tasks: list[str]) -> None:
-    """Draw a run's accuracies in `tasks` on `ax`, and its loss and the reference losses on a new right axis.
+def frame(strips: Sequence[Axes]) -> None:
+    """Give the strips of a panel the scales that all panels have."""
+    for ax in strips:
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.grid(color="#DDDDDD", linewidth=0.6)
+        ax.set_axisbelow(True)
+    for ax in strips[:-1]:
+        ax.set(ylim=(-5, 105), yticks=range(0, 101, 50), ylabel="held-out\n(% of seeds)")
+    strips[0].set(yticks=range(0, 101, 20), ylabel="right answers (%)")
+    strips[-1].set(yscale="log", ylim=LOSS_LIMITS, ylabel="loss (nats)", xlabel="iteration")
+    strips[-1].set_yticks(LOSS_TICKS, [f"{t:g}" for t in LOSS_TICKS])
+    strips[-1].minorticks_off()
+
+
+def draw_heldout(ax: Axes, run: RunLog) -> None:
+    """The share of seeds that get some, ..., all of the held-out cases right, one before the other.
+
+    A median over seeds would jump: a seed gets an equation right or wrong.
+    """
+    x, right = run.iters, share(run, "heldout")
+    edges = np.concatenate([x[:1] - 0.5, (x[1:] + x[:-1]) / 2, x[-1:] + 0.5])
+    for label, (least, color) in HELDOUT.items():
+        ax.stairs(100 * (right >= least).mean(1), edges, fill=True, color=color,
+                  label=f"held-out (5,7): {label}")
+    if not right.any():
+        ax.text(0.5, 0.5, "none right at any evaluation", transform=ax.transAxes, ha="center", va="center",
+                fontsize=8, color=GREY)
+
+
+def draw(strips: Sequence[Axes], run: RunLog, tasks: list[str]) -> None:
+    """Draw a run in the strips of `strips_of(tasks)`: right answers, held-out if there is arithmetic, loss.
 
     A red dot stands where some seed answers everything right, as high as the share of such seeds.
     """
-    loss_ax = frame(ax)
-    names = [name for task in tasks for name in SCORES_OF[task]] + ["heldout"] * ("math" in tasks)
-    for name in names:
-        curve(ax, run.iters, 100 * share(run, name), *CURVES[name])
+    frame(strips)
+    answers, loss = strips[0], strips[-1]
+    for name in [name for task in tasks for name in SCORES_OF[task]]:
+        curve(answers, run.iters, 100 * share(run, name), *CURVES[name])
     seeds = all_right(run, tasks).mean(1)
-    ax.plot(run.iters[seeds > 0], 100 * seeds[seeds > 0], "o", color=RED, markersize=2.6, linestyle="none",
-            label="everything right (share of seeds)")
-    curve(loss_ax, run.iters, run.columns["train_loss"], "loss", GREY, "-")
+    answers.plot(run.iters[seeds > 0], 100 * seeds[seeds > 0], "o", color=RED, markersize=2.6,
+                 linestyle="none", label="everything right, % of seeds")
+    if "math" in tasks:
+        draw_heldout(strips[1], run)
+    curve(loss, run.iters, run.columns["train_loss"], "loss", GREY, "-")
     for name, (label, dashes) in REFERENCES.items():
         value = run.notes[name]
-        loss_ax.axhline(value, label=f"{label}: {value:.3f}", color="black", linestyle=dashes, linewidth=0.8)
+        loss.axhline(value, label=f"{label}: {value:.3f}", color="black", linestyle=dashes, linewidth=0.8)
 
 
-def legend(fig: Figure, columns: int) -> None:
-    """One legend below all panels of a figure, each label once, the band last and in the loss's grey."""
-    found: dict = {}
-    for ax in fig.axes:
-        found |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if BAND in found:
-        found[BAND] = found.pop(BAND)
-    if found:
-        fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, frameon=False)
+def legend(fig: Figure, strips: Sequence[Sequence[Axes]]) -> None:
+    """One legend below all panels of a figure: a column for each kind of strip, each label once.
+
+    `strips` holds the axes of each kind; the band is named once, in the loss's grey.
+    """
+    columns = [{label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
+               for axes in strips]
+    columns[0].pop(BAND, None)
+    rows = max(len(column) for column in columns)
+    blank = {" " * i: Line2D([], [], linestyle="none") for i in range(rows)}  # fills up a short column
+    entries = [entry for column in columns for entry in [*column.items(), *blank.items()][:rows]]
+    if entries:
+        labels, handles = zip(*entries)
+        fig.legend(handles, labels, loc="outside lower center", ncols=len(columns), frameon=False, fontsize=9)
 
 
 def describe(run: RunLog) -> str:
@@ -245,18 +282,23 @@ def save(fig: Figure, path: Path) -> None:
     print(f"wrote {path}")
 
 
+def figure(run: RunLog, tasks: list[str]) -> Figure:
+    """The picture of one run."""
+    heights = strips_of(tasks)
+    fig = Figure(figsize=(8, 6), layout="constrained")
+    strips = fig.subplots(len(heights), sharex=True, height_ratios=heights)
+    draw(strips, run, tasks)
+    strips[0].set_title(f"{run.folder.resolve().name}: {describe(run)}")
+    legend(fig, [[ax] for ax in strips])
+    return fig
+
+
 def main(argv: list[str]) -> None:
     """Draw the run that the command line names."""
     given = config.parse(argv, KEYS, __doc__)[0]
-    folder = Path(given.get("model_folder", KEYS["model_folder"].default))
-    run = read_run(folder)
-    own = next(name for name, tasks in OPERATIONS.items() if tasks == run.notes["tasks"])
-    fig = Figure(figsize=(8, 5), layout="constrained")
-    ax = fig.subplots()
-    draw(ax, run, tasks_of(run, given.get("operation", own)))
-    ax.set_title(f"{folder.resolve().name}: {describe(run)}")
-    legend(fig, 2)
-    save(fig, folder / f"plot.{given.get('format', FORMAT.default)}")
+    run = read_run(Path(given.get("model_folder", KEYS["model_folder"].default)))
+    tasks = tasks_of(run, given["operation"]) if "operation" in given else run.notes["tasks"]
+    save(figure(run, tasks), run.folder / f"plot.{given.get('format', FORMAT.default)}")
 
 
 if __name__ == "__main__":

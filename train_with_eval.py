@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 try:
@@ -34,6 +36,7 @@ import config as configs
 import data
 import eval_as_math
 import eval_capitals
+import fused
 from config import UserError
 from model import (
     GPTConfig,
@@ -56,7 +59,8 @@ COLUMNS = ("iter", "seed", "train_loss", "val_loss", "add_correct", "add_total",
 EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
 BEST_BY = {"math": "math_acc", "facts": "facts_acc", "combined": "combined_acc"}
 BLOCK = 1000  # iterations whose batches are drawn, and moved to the device, at once
-COMPILE_FROM = 3000  # iterations from which compiling earns its time back
+BURST = 10  # iterations between two looks at the signals, the progress bar's steps
+COMPILE_FROM = {"fused": 500, "torch": 3000}  # iterations from which compiling earns its time back
 SAVE_EVERY_S = 30
 FILES = ("ckpt.pt", "ckpt_best_*.pt", "results.csv", "config.json")  # without the first no run resumes
 RESUMED = ("config", "data_sha256", "best", "random", "optimizer", "elapsed_s")  # what only ckpt.pt holds
@@ -185,39 +189,54 @@ class Run:
         self.build()
 
     def build(self) -> None:
-        """Make `self.step` and `self.window_losses`: compiled, and on CUDA recorded, as the config says."""
+        """Make `self.steps(n)`, n updates: compiled, and on CUDA recorded, as the config says."""
         c, decay = self.c, decayed(self.cfg) * self.c["weight_decay"]
-        args = (schedule(c).to(self.device), decay.to(self.device), self.cfg, c, self.dtype)
-        step, self.window_losses = update, window_losses
+        table, decay = schedule(c).to(self.device), decay.to(self.device)
+        step, self.window_losses, self.fused = update, window_losses, None
+        if c["compile"] and step_kind(c) == "fused":
+            self.fused = fused.Fused(self.cfg, len(self.seeds), c["batch_size"])
+            text = self.text["train"]
+            self.steps = partial(self.fused.train, self.state, text, self.batches, table, decay, c)
+            return
         if c["compile"]:
             torch.compiler.reset()  # a process may compile more runs than its cache of eight takes
-            # without it each of the n_embd sums in attention computes the softmax again
-            options = {"realize_reads_threshold": 1} if self.device.type == "cpu" else None
-            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False, options=options)
+            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False)
                                         for f in (step, window_losses))
 
         @torch.no_grad()
-        def whole_step():
+        def one_step():
             offsets = self.batches.index_select(0, self.state["it"] % BLOCK)[0]
-            step(self.state, take(self.text["train"], offsets, self.cfg.block_size), *args)
+            window = take(self.text["train"], offsets, self.cfg.block_size)
+            step(self.state, window, table, decay, self.cfg, c, self.dtype)
 
-        self.step = whole_step
         if self.device.type == "cuda" and c["max_iters"] > self.iter_num:
-            self.step = record(self.step, self.state)
+            one_step = record(one_step, self.state)
 
-    def advance(self) -> None:
-        """One update; draws the next block of batches when one begins."""
-        block = self.iter_num // BLOCK
-        if block != self.block:
-            offsets = len(self.dataset.train) - self.cfg.block_size
-            self.batches.copy_(draw_offsets(self.seeds, block, offsets, self.c["batch_size"]))
-            self.block = block
-        self.step()
-        self.iter_num += 1
+        def steps(n):
+            for _ in range(n):
+                one_step()
+
+        self.steps = steps
+
+    def advance(self, iterations: int = 1) -> None:
+        """Some updates; draws the next block of batches when one begins."""
+        end = self.iter_num + iterations
+        while self.iter_num < end:
+            block = self.iter_num // BLOCK
+            if block != self.block:
+                offsets = len(self.dataset.train) - self.cfg.block_size
+                self.batches.copy_(draw_offsets(self.seeds, block, offsets, self.c["batch_size"]))
+                self.block = block
+            n = min(end, (block + 1) * BLOCK) - self.iter_num
+            self.steps(n)
+            self.iter_num += n
 
     @torch.no_grad()
     def loss(self, split: str) -> np.ndarray:
         """The exact mean loss of each seed over every window of a split, (S,), in float64."""
+        if self.fused:
+            losses = self.fused.losses(self.state["params"], self.text[split])
+            return losses.double().mean(1).numpy()
         S, B = len(self.seeds), self.c["batch_size"]
         n = len(self.text[split]) - self.cfg.block_size
         chunks = []
@@ -239,12 +258,15 @@ class Run:
         rows = [dict.fromkeys(COLUMNS, "") | dict(iter=self.iter_num, seed=s, train_loss=a, val_loss=b)
                 for s, a, b in zip(self.seeds, train.tolist(), val.tolist())]
         sampling = {k: self.c[k] for k in ("num_samples", "temperature", "top_k")}
+        if self.fused:
+            sampling["logits_of"] = partial(self.fused.logits, self.state["params"])
         p, right, asked = unflatten(self.state["params"], self.cfg), 0, 0
-        for task in self.dataset.tasks:
+        with autocast(self.device, self.dtype), fused.one_thread() if self.fused else nullcontext():
+            texts = {task: EVALUATORS[task].ask(p, self.cfg, self.dataset.vocab, self.seeds, self.iter_num,
+                                                **sampling) for task in self.dataset.tasks}
+        for task, said in texts.items():
             evaluator = EVALUATORS[task]
-            with autocast(self.device, self.dtype):
-                texts = evaluator.ask(p, self.cfg, self.dataset.vocab, self.seeds, self.iter_num, **sampling)
-            correct = evaluator.is_correct(texts)
+            correct = evaluator.is_correct(said)
             right, asked = right + correct.sum((1, 2)), asked + correct[0].size
             for row, one in zip(rows, correct):
                 row |= evaluator.totals(one)
@@ -318,17 +340,24 @@ def resolve(c: dict) -> dict:
     dtype = c["dtype"]
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" and c["n_layer"] > 1 else "float32"
-    compiler = os.environ.get("CXX", "g++") if device == "cpu" else os.environ.get("CC", "gcc")
-    found = shutil.which(compiler) is not None and device != "mps"
+    c = c | {"device": device, "dtype": dtype}
+    compiler = fused.compiler() if device == "cpu" else shutil.which(os.environ.get("CC", "gcc"))
+    found = compiler is not None and device != "mps"
     compiled = c["compile"]
     if compiled is True and not found:
-        raise UserError(f"--compile=True: no compiler {compiler} here; install one, or leave --compile=auto")
+        raise UserError("--compile=True: no C++ compiler here; install one, or leave --compile=auto")
     if compiled == "auto":
-        worth = c["max_iters"] >= COMPILE_FROM
+        worth = c["max_iters"] >= COMPILE_FROM[step_kind(c)]
         compiled = found and worth
         if worth and not found:
-            print(f"no compiler {compiler} here: training without torch.compile, which is slower")
-    return c | {"device": device, "dtype": dtype, "compile": compiled}
+            print("no C++ compiler here: training without, which is slower by far; install g++ or clang++")
+    return c | {"compile": compiled}
+
+
+def step_kind(c: dict) -> str:
+    """What compiles the step of a config whose device and dtype are decided: our C++, or torch.compile."""
+    can = c["device"] == "cpu" and c["dtype"] == "float32" and c["dropout"] == 0
+    return "fused" if can else "torch"
 
 
 def check_together(c: dict, dataset: data.Dataset) -> None:
@@ -380,7 +409,7 @@ def about(c: dict, run: Run) -> dict:
             "tasks": run.dataset.tasks,
             "loss_floor": data.loss_floor(ids, T), "rule_loss": data.rule_loss(ids, T, newline),
             "data_sha256": run.dataset.sha256, "device": device_name(c["device"]),
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads(), "step": step_kind(c) if c["compile"] else "eager",
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
                          "numpy": np.__version__},
             "git_commit": git_commit()}
@@ -504,8 +533,10 @@ def train(run: Run, folder: Path, signals: Signals) -> None:
                     saved = time.monotonic()
                 if stop:
                     return
-            run.advance()
-            bar.update()
+            # up to the next evaluation, in bursts
+            left = min(c["eval_interval"] - run.iter_num % c["eval_interval"], c["max_iters"] - run.iter_num)
+            run.advance(min(left, BURST))
+            bar.update(min(left, BURST))
         run.elapsed_s = time.monotonic() - started
         run.save(folder, rows, run.best)
 

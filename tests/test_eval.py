@@ -12,7 +12,7 @@ import train_with_eval
 from config import UserError
 from data.facts_char.prepare import capitals
 from helpers import SAMPLING, log, train
-from model import flatten, init_weights, load_checkpoint
+from model import distinct, flatten, init_weights, load_checkpoint
 
 CAPITAL_OF = dict(capitals())
 
@@ -103,7 +103,7 @@ def test_capitals_command_prints_and_writes_what_an_oracle_deserves(use_oracle, 
     rows = table(facts_run / "eval_capitals.csv")
     assert [(row["country"], row["capital"]) for row in rows] == capitals()
     assert {(row["correct"], row["total"]) for row in rows} == {("3", "3")}
-    assert rows[1]["answers"] == "Washington DC|Washington DC|Washington DC"
+    assert rows[1]["answers"] == "Washington DC"
 
 
 def right_for(equation: tuple, texts: list[str]) -> list[bool]:
@@ -178,6 +178,51 @@ def test_best_checkpoint_gives_the_best_row(math_run):
         picked = ["--ckpt=ckpt_best_math.pt", f"--model_seed={seed}"]
         eval_as_math.main([f"--out_dir={math_run}", *picked, *SAMPLING])
         assert right(math_run / "eval_as_math.csv") == int(best["add_correct"]) + int(best["sub_correct"])
+
+
+@pytest.mark.parametrize("evaluator, run", [(eval_as_math, "math_run"), (eval_capitals, "facts_run")])
+def test_all_seeds_say_what_each_says_alone(evaluator, run, request):
+    """The table of all seeds is the tables of each, one after the other."""
+    folder = request.getfixturevalue(run)
+    path = folder / f"{evaluator.__name__}.csv"
+    alone = []
+    for seed in load_checkpoint(folder / "ckpt.pt")[0]["seeds"]:
+        evaluator.main([f"--out_dir={folder}", f"--model_seed={seed}", *SAMPLING])
+        alone += table(path)
+    evaluator.main([f"--out_dir={folder}", "--all_seeds", *SAMPLING])
+    assert table(path) == alone and {row["iter"] for row in alone} == {"20"}
+
+
+def test_all_seeds_of_a_best_checkpoint_have_their_own_iterations(math_run, capsys):
+    ckpt = load_checkpoint(math_run / "ckpt_best_math.pt")[0]
+    eval_as_math.main([f"--out_dir={math_run}", "--ckpt=ckpt_best_math.pt", "--all_seeds", *SAMPLING])
+    assert {(int(row["seed"]), int(row["iter"])) for row in table(math_run / "eval_as_math.csv")} == set(
+        zip(ckpt["seeds"], ckpt["iter_num"]))
+    assert "seed 1337 to 1338, iteration " in capsys.readouterr().out
+
+
+def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_run, capsys):
+    """Of two seeds the second one says 13 to 5+7 in one sample of three: one of two is right."""
+    def complete(p, cfg, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
+        texts = oracle()(p, cfg, vocab, prompts, gens, new, num_samples, temperature, top_k, stop)
+        if len(seen) == 1:
+            texts[0, eval_as_math.EQUATIONS.index((5, "+", 7)), 1] = "13> "
+        seen.append(len(gens))
+        return texts
+
+    seen: list[int] = []
+    monkeypatch.setattr(eval_as_math, "complete", complete)
+    eval_as_math.main([f"--out_dir={math_run}", "--all_seeds", "--num_samples=3"])
+    out = capsys.readouterr().out
+    assert seen == [1, 1] and "correct of 2 seeds" in out and out.count("[1]") == 1 and out.count("[2]") == 3
+    assert "5+7=12 [held-out]: '12>|13>' x1\n" in out and "7 / 8" in out
+    assert [row["correct"] for row in table(math_run / "eval_as_math.csv") if row["held_out"] == "1"] == [
+        "3", "3", "3", "3", "2", "3", "3", "3"]
+
+
+def test_distinct_texts_the_most_frequent_first():
+    texts = np.array([[["1> ", "1>", "1>"], ["2>", "3> ", "3>"]], [["4>", "5>", "6>"], ["", "", "7>"]]])
+    assert distinct(texts).tolist() == [["1>", "3>|2>"], ["4>|5>|6>", "|7>"]]
 
 
 def test_capitals_command_agrees_with_the_log(facts_run, capsys):
