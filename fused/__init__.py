@@ -36,7 +36,8 @@ def build(cfg: GPTConfig) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "step.so"
         done = subprocess.run([compiler(), *FLAGS, *(f"-D{k}={v}" for k, v in shape.items()), str(SOURCE),
-                               "-o", str(library)], capture_output=True, text=True)
+                               "-o", str(library)], capture_output=True, text=True,
+                              process_group=0)  # Ctrl-C reaches the run alone
         if done.returncode:
             why = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[0]
             raise UserError(f"{compiler()} cannot compile {SOURCE.name}: {why}; train with --compile=False")

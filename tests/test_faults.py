@@ -201,12 +201,12 @@ def test_what_is_not_finite_is_not_saved_when_a_signal_comes(tmp_path, monkeypat
     folder, step = train(tmp_path / "run", "--num_seeds=2"), train_with_eval.Run.advance
     good = weights(folder)
 
-    def diverge(run):
+    def diverge(run, iterations):
         if late:
-            step(run)
+            step(run, iterations)
         run.state["params"][1, 3] = torch.inf
         if not late:
-            step(run)
+            step(run, iterations)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(train_with_eval.Run, "advance", diverge)

@@ -107,9 +107,10 @@ def test_killed_before_every_line_that_writes(tmp_path, monkeypatch):
     assert deaths > 50
 
 
-def test_a_compiled_run_killed_as_it_trains(tmp_path):
-    """Two kills of a process with two seeds and dropout, each after it has gone on for some evaluations."""
-    args = ["--num_seeds=2", "--dropout=0.1", "--compile=True", "--max_iters=40", "--eval_interval=2"]
+@pytest.mark.parametrize("dropout", ["0", "0.1"], ids=["fused", "torch.compile"])
+def test_a_compiled_run_killed_as_it_trains(tmp_path, dropout):
+    """Two kills of a process that trains two seeds, each after it has gone on for some evaluations."""
+    args = ["--num_seeds=2", f"--dropout={dropout}", "--compile=True", "--max_iters=40", "--eval_interval=2"]
     reference, folder, draw = train(tmp_path / "reference", *args), tmp_path / "run", random.Random(0)
     driver = ("import sys, torch, train_with_eval as t; torch.set_num_threads(1); t.SAVE_EVERY_S = 0; "
               "sys.exit(t.main(sys.argv[1:]))")
