@@ -169,7 +169,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, args):
 
 
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_with_eval, "fcntl", None)
+    monkeypatch.setattr("log.fcntl", None)
     train(tmp_path / "run")
     assert f"nothing prevents a second run in {tmp_path / 'run'}" in capsys.readouterr().out
 
