@@ -21,6 +21,7 @@ import config
 import data
 import train_with_eval as trainer
 from config import Key, UserError
+from log import device_name
 from model import GPTConfig, activations, shape_of, shapes
 
 KEYS = {
@@ -285,7 +286,7 @@ def main(argv: list[str]) -> None:
             row |= plain[path]
             row["times_faster"] = c["num_seeds"] * row["plain_s_full"] / row["s_full"]
         rows.append(row)
-    machine = {"device": c["device"], "name": trainer.device_name(c["device"]),
+    machine = {"device": c["device"], "name": device_name(c["device"]),
                "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(", ".join(f"{k} {v}" for k, v in machine.items()))
     print(table(rows))

@@ -2,6 +2,7 @@
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,26 @@ SHORT_RESUMED = ["--max_iters=3", "--device=cpu"]
 
 def python_args(line: str) -> list[str]:
     """What a line gives to python; trainings and timings are shortened, a set-up is taken as done."""
-    args = shlex.split(line.split("&&")[-1])[1:]
-    if args[0] == "train_with_eval.py" and "--help" not in args:
+    args = shlex.split(line.split("&&")[-1])
+    args = ["-m", "torch.distributed.run", *args[1:]] if args[0] == "torchrun" else args[1:]
+    if "train_with_eval.py" in args and "--help" not in args:
         args += SHORT_RESUMED if "--init_from=resume" in args else SHORT
     if args[0] == "bench.py":
         args += ["--num_seeds=1", "--seconds=0.1", "--compile=False"]
     return args
+
+
+def machines(line: str) -> list[str]:
+    """A line as each of its machines has it, two here: with this one's address and a free port."""
+    if "--nnodes" not in line:
+        return [line]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        here = f"127.0.0.1:{s.getsockname()[1]}"
+    for key, value in (("nnodes", 2), ("nproc_per_node", 1), ("rdzv_endpoint", here), ("num_seeds", 2)):
+        line, found = re.subn(rf"--{key}=\S+", f"--{key}={value}", line)
+        assert found == 1
+    return [line] * 2
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +57,15 @@ def test_every_command_runs(checkout):
     for line in LINES:
         if line.endswith("-m pytest"):
             continue  # this very test
-        command = [sys.executable, *python_args(line)]
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr, line
+        running = [subprocess.Popen([sys.executable, *python_args(own)], cwd=checkout, text=True,
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE) for own in machines(line)]
+        for process in running:
+            out, err = process.communicate()
+            assert process.returncode == 0, f"{line}\n{out}\n{err}"
+            assert "Traceback" not in err, line
     for name in ("math_mini_14/plot.png", "grid_math.png", "tables.md", "results/tables_wd.md",
-                 "math_mini_14/eval_as_math.csv", "facts_mini_28/eval_capitals.csv"):
+                 "math_mini_14/eval_as_math.csv", "facts_mini_28/eval_capitals.csv", "two/ckpt.pt",
+                 "sweep/ckpt.pt"):
         assert (checkout / name).stat().st_size > 0, name
 
 
