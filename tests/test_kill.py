@@ -16,7 +16,7 @@ from helpers import ROOT, command, contents, log, same, spawn, train, weights
 from model import load_checkpoint
 
 RUNS = {"one seed": [], "two seeds, dropout": ["--num_seeds=2", "--dropout=0.1"]}
-LONG = ["--max_iters=60", "--eval_interval=3"]
+LONG = ["--max_iters=30", "--eval_interval=3"]
 SHORT = ["--max_iters=2", "--eval_interval=2"]
 WRITERS = [f.__code__ for f in (data.replace_file, train_with_eval.append, train_with_eval.Lock.claim)]
 
@@ -67,11 +67,13 @@ def equal(folder, reference) -> bool:
 @pytest.mark.parametrize("args", RUNS.values(), ids=RUNS)
 def test_killed_at_random_moments(tmp_path, args):
     """20 kills of each kind of run, several in the life of each."""
-    reference = train(tmp_path / "reference", *LONG, *args)
+    reference, began = tmp_path / "reference", time.monotonic()
+    spawn(reference, [*LONG, *args]).join()
+    took = time.monotonic() - began
     draw, at, folder = random.Random(len(args)), collections.Counter(), tmp_path / "0"
     while at.total() < 20:
         child = spawn(folder, [*LONG, *args])
-        child.join(draw.uniform(0, 0.8))
+        child.join(draw.uniform(0, took / 3))
         if child.exitcode is None:
             child.kill()
             child.join()
