@@ -95,9 +95,10 @@ class Fused:
     def logits(self, params: torch.Tensor, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """Of texts (S, T, B), T <= block_size, the logits (S, vocab_size, 1, B) at position `last` (S, B)."""
         S, T, B = tokens.shape
+        last = last.contiguous()  # a name of its own: the address alone would not keep it alive
         padded = torch.zeros(S * B * self.cfg.block_size + 1, dtype=torch.int32)  # one to spare
         padded[:-1].view(S, B, -1)[:, :, :T] = tokens.mT
         out = torch.empty(S, B, self.cfg.vocab_size)
-        self.lib.logits(at(params), at(padded), at(last.contiguous()), B, S, self.threads, at(self.scratch),
+        self.lib.logits(at(params), at(padded), at(last), B, S, self.threads, at(self.scratch),
                         at(out))
         return out.mT.unsqueeze(2)

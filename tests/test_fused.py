@@ -62,6 +62,15 @@ def test_logits_equal_pytorch_s(runs):
                                    rtol=1e-4, atol=1e-5)
 
 
+def test_logits_of_positions_that_lie_apart_in_memory():
+    """As `generate` has them of several seeds when it samples more texts than fit one forward pass."""
+    run = start(compile=True, num_seeds=2)
+    tokens, last = torch.randint(run.cfg.vocab_size, (2, 9, 4)), torch.randint(9, (4, 2)).mT
+    expected = run.fused.logits(run.state["params"], tokens, last.contiguous())
+    for _ in range(20):
+        assert torch.equal(run.fused.logits(run.state["params"], tokens, last), expected)
+
+
 def test_the_number_of_threads_changes_no_bit():
     weights, losses = [], []
     for threads in (1, 2, 3):
