@@ -383,12 +383,14 @@ def memory(c: dict, dataset: data.Dataset) -> dict[str, int]:
     """Bytes that a run takes at least, by the settings that ask for them."""
     cfg, S = shape_of(c, len(dataset.vocab)), c["num_seeds"]
     weights = sum(math.prod(shape) for shape in shapes(cfg).values())
-    tiled = c["compile"] and step_kind(c) == "fused"  # keeps next to nothing for the backward pass
-    window = (0 if tiled else 4 * c["block_size"] * activations(cfg)) + 8 * BLOCK
+    tile, kept = 0, c["block_size"] * activations(cfg)  # numbers, those of each window for the backward pass
+    if c["compile"] and step_kind(c) == "fused":  # a tile for each thread, and a gradient of each tile
+        tile, kept = 16 * torch.get_num_threads() * kept, weights // fused.windows_per_tile(cfg)
     asked = [sampling_bytes(S * c["num_samples"] * len(e.prompts()), e.NEW_TOKENS, c["top_k"], cfg)
              for e in (EVALUATORS[task] for task in dataset.tasks)]
     return {"n_embd, n_layer and num_seeds": 32 * S * weights,  # Adam's state, gradient, best, temporaries
-            "batch_size, block_size and num_seeds": S * c["batch_size"] * window,
+            "batch_size, block_size and num_seeds": S * c["batch_size"] * (4 * kept + 8 * BLOCK),
+            "n_embd, n_layer and block_size": 4 * tile,
             "num_samples and num_seeds": max(asked, default=0),
             "max_iters": 180 * c["max_iters"]}  # the schedule, as Python makes it
 
