@@ -78,9 +78,10 @@ def schedule(c: dict) -> torch.Tensor:
 
 def draw_offsets(seeds: list[int], block: int, offsets: int, batch_size: int) -> torch.Tensor:
     """The batches of iterations block * BLOCK and on: (BLOCK, S, B) offsets, uniform in 0 .. offsets - 1."""
-    gens = [data.rng(seed, "batches", block) for seed in seeds]
-    draws = [gen.integers(0, offsets, (BLOCK, batch_size), dtype=np.int32) for gen in gens]
-    return torch.from_numpy(np.stack(draws, axis=1))
+    draws = np.empty((BLOCK, len(seeds), batch_size), dtype=np.int32)
+    for i, seed in enumerate(seeds):
+        draws[:, i] = data.rng(seed, "batches", block).integers(0, offsets, draws[:, i].shape, dtype=np.int32)
+    return torch.from_numpy(draws)
 
 
 def take(text: torch.Tensor, offsets: torch.Tensor, block_size: int) -> torch.Tensor:
@@ -176,7 +177,8 @@ class Run:
         self.state = {k: v.to(self.device, copy=True) for k, v in self.state.items()}
         ids = {"train": dataset.train, "val": dataset.val}
         self.text = {k: torch.from_numpy(v.astype(np.int32)).to(self.device) for k, v in ids.items()}
-        self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32).to(self.device)
+        self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32,
+                                   device=self.device)
         seed_everything(self.seeds[0])
         if ckpt and rank < len(ckpt["random"]):
             torch.set_rng_state(ckpt["random"][rank]["cpu"])
