@@ -146,6 +146,7 @@ def record(step, state: dict[str, torch.Tensor]):
     with torch.cuda.graph(graph):  # records, without running
         step()
     torch.cuda.set_rng_state(random_state)
+    graph.step = step  # a graph knows but addresses: what `step` holds there must live as long as it does
     return graph.replay
 
 
