@@ -199,7 +199,9 @@ class Run:
             return
         if c["compile"]:
             torch.compiler.reset()  # a process may compile more runs than its cache of eight takes
-            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False)
+            # on CUDA without benchmarks that choose kernels, and with them the order of sums, run by run
+            options = {"deterministic": True} if self.device.type == "cuda" else None
+            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False, options=options)
                                         for f in (step, window_losses))
 
         @torch.no_grad()
