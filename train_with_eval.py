@@ -5,10 +5,12 @@
 Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt, and
 `lock`, the id of the process that trains there, or did last.
 """
+import gc
 import json
 import math
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -41,6 +43,7 @@ from model import (
     init_weights,
     load_checkpoint,
     losses,
+    memory_of,
     sampling_bytes,
     save_checkpoint,
     shape_of,
@@ -419,6 +422,61 @@ def check_together(c: dict, dataset: data.Dataset) -> None:
     check_memory(memory(c, dataset), c["device"])
 
 
+def attempt(c: dict, *others) -> Run | None:
+    """A run on a GPU that has taken all the memory it will need, or None if that is too much."""
+    try:
+        run = Run(c, *others)
+        run.c = c | {"temperature": 1e6}  # evaluations need most where all samples differ
+        run.evaluate()
+        run.c = c
+        return run
+    except RuntimeError as e:  # PyTorch's own, or what compilers, libraries and a broken recording make of it
+        if not re.search("out of memory|ALLOC_FAILED", f"{e} {e.__context__}", re.IGNORECASE):
+            raise
+        return None
+
+
+def most_seeds(c: dict, dataset: data.Dataset, tried: int, guess: int) -> int:
+    """How many seeds, fewer than `tried`, fit in the GPU's memory, measured at about a quarter of a `guess`
+    and at twice that: it grows linearly."""
+
+    def free() -> int:
+        gc.collect()  # what failed may lie in cycles
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+
+    def peak(n: int) -> float:
+        free()
+        torch.cuda.reset_peak_memory_stats()
+        fits = attempt(c, dataset, None, slice(n)) is not None
+        return torch.cuda.max_memory_reserved() if fits else math.inf
+
+    n = max(1, min(tried, guess) // 4)
+    while math.isinf(once := peak(n)) and n > 1:
+        n //= 2
+    twice = peak(2 * n) if once < math.inf and 2 * n < tried else math.inf
+    if math.isinf(twice):
+        return n if once < math.inf else 0
+    return min(tried - 1, n + int(n * (free() - once) / max(twice - once, 1)))
+
+
+def fit(c: dict, dataset: data.Dataset, ckpt: dict | None, share: slice, rank: int) -> Run:
+    """`Run` of these. Raises UserError for more seeds than a GPU's memory takes, with the number it does."""
+    if c["device"] != "cuda":
+        return Run(c, dataset, ckpt, share, rank)
+    seeds, have = len(seeds_of(c)[share]), memory_of("cuda")
+    need = sum(memory(c | {"num_seeds": seeds}, dataset).values())
+    run = attempt(c, dataset, ckpt, share, rank) if need < 2 * have else None  # `need` is rough
+    if run:
+        return run
+    print(f"{seeds:,} seeds do not fit in the memory of the GPU: measuring how many do")
+    most = most_seeds(c, dataset, seeds, int(seeds * have / need))
+    of_each = " a process" if c["num_seeds"] > seeds else ""
+    raise UserError(f"num_seeds = {c['num_seeds']} does not fit in the {have / 2**30:,.0f} GiB of the GPU; "
+                    f"the largest that does is {most}{of_each}; "
+                    + ("lower it" if most else "lower batch_size, block_size, n_embd or n_layer"))
+
+
 def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
     """The config and the ckpt.pt of the run in `out_dir`, with what of `given` may change.
 
@@ -523,7 +581,8 @@ def plan(c: dict, given: dict, folder: Path, ranks: Ranks, lock: Lock
     if ckpt and (ckpt["vocab"], ckpt["data_sha256"]) != (dataset.vocab, dataset.sha256):
         raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} holds now")
     seeds = len(range(c["num_seeds"])[ranks.share(c["num_seeds"])])
-    check_together(c | {"num_seeds": seeds}, dataset)
+    # one seed at least must fit on a GPU; how many do is for `fit` to say
+    check_together(c | {"num_seeds": 1 if c["device"] == "cuda" else seeds}, dataset)
     return c, ckpt, lines
 
 
@@ -553,7 +612,7 @@ def main(argv: list[str]) -> int:
     folder = Path(c["out_dir"])
     with Ranks() as ranks, Lock(folder) as lock, Signals() as signals:
         c, ckpt, lines = ranks.from_first(lambda: plan(c, given, folder, ranks, lock))
-        run = Run(c, data.load(c["dataset"]), ckpt, ranks.share(c["num_seeds"]), ranks.rank)
+        run = fit(c, data.load(c["dataset"]), ckpt, ranks.share(c["num_seeds"]), ranks.rank)
         ranks.ready()
         if ranks.rank == 0:
             start_wandb(c)
