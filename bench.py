@@ -202,14 +202,22 @@ def work(cfg: GPTConfig, seeds: int, batch_size: int) -> tuple[float, float]:
 def measure(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     """Time one config, c["num_seeds"] seeds at once: the figures of a row."""
     start = time.perf_counter()
-    run = trainer.Run(c, dataset)
+    last = max(c["max_iters"], trainer.BLOCK)
+    run = trainer.Run(c | {"max_iters": last}, dataset)
     built = time.perf_counter()
     run.advance()
     run.evaluate()
     wait(run.device)
     first = time.perf_counter()
     run.advance(2 * trainer.BURST)
-    iteration = timed(lambda: run.advance(trainer.BURST), run.device, seconds) / trainer.BURST
+
+    def burst():
+        if run.iter_num + trainer.BURST > last:  # the learning rate's schedule ends: begin it again
+            run.iter_num = 0
+            run.state["it"].zero_()
+        run.advance(trainer.BURST)
+
+    iteration = timed(burst, run.device, seconds) / trainer.BURST
     evaluation = timed(run.evaluate, run.device, 0.0)
     flops, moved = work(run.cfg, c["num_seeds"], c["batch_size"])
     peak_flops, peak_bytes = peaks(run.device, run.dtype)

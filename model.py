@@ -80,7 +80,7 @@ def sampling_bytes(samples: int, new: int, top_k: int, cfg: GPTConfig) -> int:
 def memory_of(device: str) -> float:
     """Bytes of memory of the GPU, or else of this machine, or the container's share of it."""
     if device == "cuda":
-        return torch.cuda.get_device_properties(0).total_memory
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     if not hasattr(os, "sysconf"):
         return math.inf  # Windows does not tell
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -219,9 +219,10 @@ def generate(p: Params, cfg: GPTConfig, prompts: list[np.ndarray], u: np.ndarray
     S, P, N, new = u.shape
     u = torch.from_numpy(u).to(device)
     longest = max(map(len, prompts))
-    text = torch.zeros(S, P, longest + new, dtype=torch.long, device=device)  # one row per distinct text
+    text = torch.zeros(P, longest + new, dtype=torch.long)
     for i, prompt in enumerate(prompts):
-        text[:, i, :len(prompt)] = torch.from_numpy(prompt.astype(np.int64)).to(device)
+        text[i, :len(prompt)] = torch.from_numpy(prompt.astype(np.int64))
+    text = text.to(device).repeat(S, 1, 1)  # one row per distinct text
     length = torch.tensor([len(prompt) for prompt in prompts], device=device).expand(S, P)
     row = torch.arange(P, device=device).repeat_interleave(N).expand(S, P * N)  # the row of each sample
     out = torch.full((S, P * N, new), 0 if stop is None else stop, device=device)

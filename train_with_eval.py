@@ -5,10 +5,12 @@
 Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt, and
 `lock`, the id of the process that trains there, or did last.
 """
+import gc
 import json
 import math
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -41,6 +43,7 @@ from model import (
     init_weights,
     load_checkpoint,
     losses,
+    memory_of,
     sampling_bytes,
     save_checkpoint,
     shape_of,
@@ -78,9 +81,10 @@ def schedule(c: dict) -> torch.Tensor:
 
 def draw_offsets(seeds: list[int], block: int, offsets: int, batch_size: int) -> torch.Tensor:
     """The batches of iterations block * BLOCK and on: (BLOCK, S, B) offsets, uniform in 0 .. offsets - 1."""
-    gens = [data.rng(seed, "batches", block) for seed in seeds]
-    draws = [gen.integers(0, offsets, (BLOCK, batch_size), dtype=np.int32) for gen in gens]
-    return torch.from_numpy(np.stack(draws, axis=1))
+    draws = np.empty((BLOCK, len(seeds), batch_size), dtype=np.int32)
+    for i, seed in enumerate(seeds):
+        draws[:, i] = data.rng(seed, "batches", block).integers(0, offsets, draws[:, i].shape, dtype=np.int32)
+    return torch.from_numpy(draws)
 
 
 def take(text: torch.Tensor, offsets: torch.Tensor, block_size: int) -> torch.Tensor:
@@ -145,6 +149,7 @@ def record(step, state: dict[str, torch.Tensor]):
     with torch.cuda.graph(graph):  # records, without running
         step()
     torch.cuda.set_rng_state(random_state)
+    graph.step = step  # a graph knows but addresses: what `step` holds there must live as long as it does
     return graph.replay
 
 
@@ -176,7 +181,8 @@ class Run:
         self.state = {k: v.to(self.device, copy=True) for k, v in self.state.items()}
         ids = {"train": dataset.train, "val": dataset.val}
         self.text = {k: torch.from_numpy(v.astype(np.int32)).to(self.device) for k, v in ids.items()}
-        self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32).to(self.device)
+        self.batches = torch.zeros(BLOCK, len(self.seeds), c["batch_size"], dtype=torch.int32,
+                                   device=self.device)
         seed_everything(self.seeds[0])
         if ckpt and rank < len(ckpt["random"]):
             torch.set_rng_state(ckpt["random"][rank]["cpu"])
@@ -196,7 +202,9 @@ class Run:
             return
         if c["compile"]:
             torch.compiler.reset()  # a process may compile more runs than its cache of eight takes
-            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False)
+            # on CUDA without benchmarks that choose kernels, and with them the order of sums, run by run
+            options = {"deterministic": True} if self.device.type == "cuda" else None
+            step, self.window_losses = (torch.compile(f, fullgraph=True, dynamic=False, options=options)
                                         for f in (step, window_losses))
 
         @torch.no_grad()
@@ -383,12 +391,14 @@ def memory(c: dict, dataset: data.Dataset) -> dict[str, int]:
     """Bytes that a run takes at least, by the settings that ask for them."""
     cfg, S = shape_of(c, len(dataset.vocab)), c["num_seeds"]
     weights = sum(math.prod(shape) for shape in shapes(cfg).values())
-    tiled = c["compile"] and step_kind(c) == "fused"  # keeps next to nothing for the backward pass
-    window = (0 if tiled else 4 * c["block_size"] * activations(cfg)) + 8 * BLOCK
+    tile, kept = 0, c["block_size"] * activations(cfg)  # numbers, those of each window for the backward pass
+    if c["compile"] and step_kind(c) == "fused":  # a tile for each thread, and a gradient of each tile
+        tile, kept = 16 * torch.get_num_threads() * kept, weights // fused.windows_per_tile(cfg)
     asked = [sampling_bytes(S * c["num_samples"] * len(e.prompts()), e.NEW_TOKENS, c["top_k"], cfg)
              for e in (EVALUATORS[task] for task in dataset.tasks)]
     return {"n_embd, n_layer and num_seeds": 32 * S * weights,  # Adam's state, gradient, best, temporaries
-            "batch_size, block_size and num_seeds": S * c["batch_size"] * window,
+            "batch_size, block_size and num_seeds": S * c["batch_size"] * (4 * kept + 8 * BLOCK),
+            "n_embd, n_layer and block_size": 4 * tile,
             "num_samples and num_seeds": max(asked, default=0),
             "max_iters": 180 * c["max_iters"]}  # the schedule, as Python makes it
 
@@ -410,6 +420,61 @@ def check_together(c: dict, dataset: data.Dataset) -> None:
     for task in dataset.tasks:
         data.encode("".join(EVALUATORS[task].prompts()), dataset.vocab, f"data/{dataset.name}: task {task}")
     check_memory(memory(c, dataset), c["device"])
+
+
+def attempt(c: dict, *others) -> Run | None:
+    """A run on a GPU that has taken all the memory it will need, or None if that is too much."""
+    try:
+        run = Run(c, *others)
+        run.c = c | {"temperature": 1e6}  # evaluations need most where all samples differ
+        run.evaluate()
+        run.c = c
+        return run
+    except RuntimeError as e:  # PyTorch's own, or what compilers, libraries and a broken recording make of it
+        if not re.search("out of memory|ALLOC_FAILED", f"{e} {e.__context__}", re.IGNORECASE):
+            raise
+        return None
+
+
+def most_seeds(c: dict, dataset: data.Dataset, tried: int, guess: int) -> int:
+    """How many seeds, fewer than `tried`, fit in the GPU's memory, measured at about a quarter of a `guess`
+    and at twice that: it grows linearly."""
+
+    def free() -> int:
+        gc.collect()  # what failed may lie in cycles
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+
+    def peak(n: int) -> float:
+        free()
+        torch.cuda.reset_peak_memory_stats()
+        fits = attempt(c, dataset, None, slice(n)) is not None
+        return torch.cuda.max_memory_reserved() if fits else math.inf
+
+    n = max(1, min(tried, guess) // 4)
+    while math.isinf(once := peak(n)) and n > 1:
+        n //= 2
+    twice = peak(2 * n) if once < math.inf and 2 * n < tried else math.inf
+    if math.isinf(twice):
+        return n if once < math.inf else 0
+    return min(tried - 1, n + int(n * (free() - once) / max(twice - once, 1)))
+
+
+def fit(c: dict, dataset: data.Dataset, ckpt: dict | None, share: slice, rank: int) -> Run:
+    """`Run` of these. Raises UserError for more seeds than a GPU's memory takes, with the number it does."""
+    if c["device"] != "cuda":
+        return Run(c, dataset, ckpt, share, rank)
+    seeds, have = len(seeds_of(c)[share]), memory_of("cuda")
+    need = sum(memory(c | {"num_seeds": seeds}, dataset).values())
+    run = attempt(c, dataset, ckpt, share, rank) if need < 2 * have else None  # `need` is rough
+    if run:
+        return run
+    print(f"{seeds:,} seeds do not fit in the memory of the GPU: measuring how many do")
+    most = most_seeds(c, dataset, seeds, int(seeds * have / need))
+    of_each = " a process" if c["num_seeds"] > seeds else ""
+    raise UserError(f"num_seeds = {c['num_seeds']} does not fit in the {have / 2**30:,.0f} GiB of the GPU; "
+                    f"the largest that does is {most}{of_each}; "
+                    + ("lower it" if most else "lower batch_size, block_size, n_embd or n_layer"))
 
 
 def read_resumed(given: dict, out_dir: Path) -> tuple[dict, dict]:
@@ -516,7 +581,8 @@ def plan(c: dict, given: dict, folder: Path, ranks: Ranks, lock: Lock
     if ckpt and (ckpt["vocab"], ckpt["data_sha256"]) != (dataset.vocab, dataset.sha256):
         raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} holds now")
     seeds = len(range(c["num_seeds"])[ranks.share(c["num_seeds"])])
-    check_together(c | {"num_seeds": seeds}, dataset)
+    # one seed at least must fit on a GPU; how many do is for `fit` to say
+    check_together(c | {"num_seeds": 1 if c["device"] == "cuda" else seeds}, dataset)
     return c, ckpt, lines
 
 
@@ -546,7 +612,7 @@ def main(argv: list[str]) -> int:
     folder = Path(c["out_dir"])
     with Ranks() as ranks, Lock(folder) as lock, Signals() as signals:
         c, ckpt, lines = ranks.from_first(lambda: plan(c, given, folder, ranks, lock))
-        run = Run(c, data.load(c["dataset"]), ckpt, ranks.share(c["num_seeds"]), ranks.rank)
+        run = fit(c, data.load(c["dataset"]), ckpt, ranks.share(c["num_seeds"]), ranks.rank)
         ranks.ready()
         if ranks.rank == 0:
             start_wandb(c)

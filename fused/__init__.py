@@ -7,6 +7,7 @@ all that is computed of them, fit a core's own cache.
 """
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -19,8 +20,8 @@ from config import UserError
 from model import GPTConfig
 
 SOURCE = Path(__file__).with_name("step.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC",
-         "-pthread")
+NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+FLAGS = ("-std=c++17", "-O3", NATIVE, "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 
 
 def compiler() -> str | None:
@@ -41,9 +42,18 @@ def build(cfg: GPTConfig) -> ctypes.CDLL:
         if done.returncode:
             why = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[0]
             raise UserError(f"{compiler()} cannot compile {SOURCE.name}: {why}; train with --compile=False")
-        lib = ctypes.CDLL(str(library))  # stays loaded after its file is gone
+        try:
+            lib = ctypes.CDLL(str(library))  # stays loaded after its file is gone
+        except OSError as e:
+            raise UserError(f"cannot load {SOURCE.name}, compiled: {e}; set TMPDIR to a folder that may hold "
+                            "programs, or train with --compile=False") from None
     lib.scratch_size.restype = ctypes.c_int64
     return lib
+
+
+def windows_per_tile(cfg: GPTConfig) -> int:
+    """Windows that share a gradient in step.cpp, at most."""
+    return 16 * -(-18 // cfg.block_size)
 
 
 @contextmanager
@@ -79,6 +89,7 @@ class Fused:
         `text`: token ids, int32; `batches` (block, S, B) int32: the offsets of a block of iterations;
         `schedule` and `decay` as `update` has them.
         """
+        assert state["it"].item() + iterations <= len(schedule)
         real = ctypes.c_float
         self.lib.train(at(state["params"]), at(state["exp_avg"]), at(state["exp_avg_sq"]), at(state["it"]),
                        at(state["first_bad"]), at(text), len(text), at(batches), len(batches), at(schedule),
@@ -95,9 +106,10 @@ class Fused:
     def logits(self, params: torch.Tensor, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """Of texts (S, T, B), T <= block_size, the logits (S, vocab_size, 1, B) at position `last` (S, B)."""
         S, T, B = tokens.shape
+        last = last.contiguous()  # a name of its own: the address alone would not keep it alive
         padded = torch.zeros(S * B * self.cfg.block_size + 1, dtype=torch.int32)  # one to spare
         padded[:-1].view(S, B, -1)[:, :, :T] = tokens.mT
         out = torch.empty(S, B, self.cfg.vocab_size)
-        self.lib.logits(at(params), at(padded), at(last.contiguous()), B, S, self.threads, at(self.scratch),
+        self.lib.logits(at(params), at(padded), at(last), B, S, self.threads, at(self.scratch),
                         at(out))
         return out.mT.unsqueeze(2)

@@ -336,7 +336,7 @@ struct Tile {
             matmul<N, 3 * N, true>(narrow, w + at.qkv, wide);
             norm_back<true>(x, narrow, a.normed1, a.rstd1);
         }
-        memset(g + EMB, 0, 4 * (V + T) * N);
+        memset(g + EMB, 0, sizeof(float) * (V + T) * N);
         for (int c = 0; c < C; c++)
             for (int n = 0; n < N; n++) {
                 g[POS + c % T * N + n] += sum(x[n][c]);
@@ -384,7 +384,7 @@ static void fold(const float* p, float* w) {
 }
 
 static void unfold(const float* p, const float* g, float* grad) {
-    memset(grad, 0, 4 * P_SIZE);
+    memset(grad, 0, sizeof(float) * P_SIZE);
     each_weight(p, [&](int at, int param, float scale, int gain) {
         grad[param] += g[at] * scale * (gain < 0 ? 1 : p[gain]);
         if (gain >= 0) grad[gain] += g[at] * scale * p[param];
@@ -474,7 +474,7 @@ extern "C" {
 // Bytes of the scratch memory that the functions below want.
 int64_t scratch_size(int seeds, int windows, int threads) {
     int64_t tiles = (windows + TILE - 1) / TILE;
-    return threads * sizeof(Tile) + 4 * seeds * (1 + tiles) * W_SIZE;
+    return threads * sizeof(Tile) + sizeof(float) * seeds * (1 + tiles) * W_SIZE;
 }
 
 // `iterations` updates from iteration *it on, in place: params, exp_avg, exp_avg_sq (seeds, P), first_bad (seeds).
@@ -486,7 +486,8 @@ void train(float* params, float* exp_avg, float* exp_avg_sq, int64_t* it, int64_
     int most = (batch + TILE - 1) / TILE;
     Tile* tiles = (Tile*)scratch;
     float *folded = (float*)(tiles + threads), *grads = folded + int64_t(seeds) * W_SIZE;
-    std::vector<int32_t> offsets(seeds * batch), counts(seeds * batch), found(seeds);
+    const int64_t windows = int64_t(seeds) * batch;
+    std::vector<int32_t> offsets(windows), counts(windows), found(seeds);
     std::atomic<int> next_seed{0}, next_tile{0};
     Barrier barrier{threads};
     parallel(threads, [&](int thread) {
@@ -519,7 +520,7 @@ void train(float* params, float* exp_avg, float* exp_avg_sq, int64_t* it, int64_
                 if (n <= 0) continue;
                 int64_t at = int64_t(s) * batch + k * TILE;
                 const float* w = folded + int64_t(s) * W_SIZE;
-                tile.read(text, &offsets[at], &counts[at], n, 1.0f / (batch * T));
+                tile.read(text, &offsets[at], &counts[at], n, 1 / (float(batch) * T));
                 tile.forward(w);
                 tile.backward(w, grads + int64_t(i) * W_SIZE);
             }
@@ -534,7 +535,7 @@ void losses(const float* params, const int32_t* text, int n, int seeds, int thre
     each_tile(params, text, 0, 1, n, seeds, threads, scratch, [&](Tile& tile, int s, int first, int left) {
         float loss[TILE];
         tile.losses(loss);
-        memcpy(out + int64_t(s) * n + first, loss, 4 * left);
+        memcpy(out + int64_t(s) * n + first, loss, sizeof(float) * left);
     });
 }
 

@@ -38,6 +38,15 @@ def test_the_plain_loop_learns(datasets):
     assert loop.loss().item() < first - 0.7
 
 
+def test_timing_goes_on_past_the_end_of_a_run(datasets, monkeypatch):
+    """More iterations are timed than the config, or its schedule, has."""
+    monkeypatch.setattr(bench.trainer, "BLOCK", 30)
+    steps = []
+    monkeypatch.setattr(bench.trainer.Run, "evaluate", lambda run: steps.append(run.iter_num))
+    assert bench.measure(settings(batch_size=8, max_iters=25), datasets["math"], 0.3)["ms_iter"] > 0
+    assert max(steps) <= 30
+
+
 def test_the_table_has_every_figure(datasets):
     row = bench.measure(settings(batch_size=8), datasets["math"], 0.01)
     lines = table([row]).splitlines()

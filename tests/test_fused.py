@@ -6,7 +6,7 @@ import fused
 from config import UserError
 from helpers import settings, start
 from model import forward, unflatten
-from train_with_eval import Run, step_kind, take, window_losses
+from train_with_eval import BLOCK, Run, memory, step_kind, take, window_losses
 
 SHAPES = {
     "n14": {},
@@ -62,6 +62,24 @@ def test_logits_equal_pytorch_s(runs):
                                    rtol=1e-4, atol=1e-5)
 
 
+def test_logits_of_positions_that_lie_apart_in_memory():
+    """As `generate` has them of several seeds when it samples more texts than fit one forward pass."""
+    run = start(compile=True, num_seeds=2)
+    tokens, last = torch.randint(run.cfg.vocab_size, (2, 9, 4)), torch.randint(9, (4, 2)).mT
+    expected = run.fused.logits(run.state["params"], tokens, last.contiguous())
+    for _ in range(20):
+        assert torch.equal(run.fused.logits(run.state["params"], tokens, last), expected)
+
+
+def test_the_estimate_of_memory_is_of_what_the_step_takes(runs):
+    """Within a factor: with narrower vectors a gradient serves fewer windows."""
+    run = runs[0]
+    needs = memory(run.c, run.dataset)
+    estimate = (needs["n_embd, n_layer and block_size"] + needs["batch_size, block_size and num_seeds"]
+                - 8 * BLOCK * len(run.seeds) * run.c["batch_size"])  # but for the batches
+    assert estimate / 3 < run.fused.scratch.numel() < 10 * estimate
+
+
 def test_the_number_of_threads_changes_no_bit():
     weights, losses = [], []
     for threads in (1, 2, 3):
@@ -105,6 +123,20 @@ def test_without_a_compiler(monkeypatch, capsys):
         settings(compile=True)
     assert settings(compile="auto", max_iters=30_000)["compile"] is False
     assert "no C++ compiler here" in capsys.readouterr().out
+
+
+def test_a_folder_for_temporary_files_that_holds_no_programs_is_named(monkeypatch):
+    """As one mounted noexec. A compiler that makes no library stands in for it."""
+    monkeypatch.setenv("CXX", "true")
+    with pytest.raises(UserError, match="cannot load step.cpp, compiled: .*TMPDIR.*--compile=False"):
+        start(compile=True)
+
+
+def test_no_update_is_made_past_the_schedule():
+    run = start(compile=True, max_iters=3)
+    run.advance(3)
+    with pytest.raises(AssertionError):
+        run.advance()
 
 
 def test_a_compiler_that_fails_is_named(monkeypatch):

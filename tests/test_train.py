@@ -1,7 +1,11 @@
 """The training loop: its update, its batches, and that nothing but the config decides a result."""
+import gc
 import json
 import os
 import signal
+import weakref
+from contextlib import nullcontext
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -332,6 +336,104 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_seed(tmp_path):
     with pytest.raises(UserError, match="seed 1337: the loss is not finite at iteration [0-9]"):
         train(tmp_path / "run", "--learning_rate=1000", "--warmup_iters=0", "--weight_decay=1000")
     assert [r["iter"] for r in log(tmp_path / "run")] == ["0"]
+
+
+class Graph:
+    """Of torch.cuda what `record` uses, without a GPU: a graph that replays nothing."""
+
+    def replay(self):
+        pass
+
+
+def test_what_a_recorded_step_reads_lives_as_long_as_it(monkeypatch):
+    """A graph reads the table of learning rates at its address, whoever may have got that memory since.
+
+    The state and dropout's are left as they were.
+    """
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, Mock())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: "dropout's")
+    restored = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    state, table = {"it": torch.tensor([3])}, torch.ones(5)
+    read = weakref.ref(table)
+
+    def step(table=table):
+        state["it"] += table.long()[:1]
+
+    replay = train_with_eval.record(step, state)
+    del step, table
+    gc.collect()
+    replay()
+    assert read() is not None, "the table was freed"
+    assert restored == ["dropout's"]
+    assert state["it"] == 4, "the recording itself, which on a GPU runs nothing"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of 1,000 bytes where n seeds take 101 + 10 n; the numbers of seeds that were tried."""
+    tried, peak = [], [0]
+
+    class FakeRun:
+        def __init__(self, c, dataset, ckpt=None, share=slice(None), rank=0):
+            self.seeds = train_with_eval.seeds_of(c)[share]
+
+        def evaluate(self):
+            tried.append(len(self.seeds))
+            peak[0] = 101 + 10 * len(self.seeds)
+            if peak[0] > 1000:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(train_with_eval, "Run", FakeRun)
+    monkeypatch.setattr(train_with_eval, "memory_of", lambda device: 1000)
+    monkeypatch.setattr(train_with_eval, "memory", lambda c, dataset: {"": 11 * c["num_seeds"]})
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: peak[0])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (700, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 300)
+    return tried
+
+
+def fit(seeds: int, share: slice = slice(None)) -> train_with_eval.Run:
+    return train_with_eval.fit(settings(num_seeds=seeds) | {"device": "cuda"}, None, None, share, 0)
+
+
+@pytest.mark.parametrize("seeds", [90, 99, 180, 5000, 100_000])
+def test_too_many_seeds_for_a_gpu_are_refused_with_the_largest_number_that_fits(gpu, seeds):
+    with pytest.raises(UserError, match=f"num_seeds = {seeds} .* the largest that does is 89; lower it"):
+        fit(seeds)
+    assert max(gpu) < 200, "a number was tried of which it was plain that it does not fit"
+
+
+def test_seeds_that_fit_a_gpu_train(gpu):
+    assert len(fit(89).seeds) == 89 and gpu == [89]
+
+
+def test_too_many_seeds_of_a_process_are_refused(gpu):
+    with pytest.raises(UserError, match="num_seeds = 300 .* the largest that does is 89 a process; lower it"):
+        fit(300, slice(100, 200))
+
+
+@pytest.mark.parametrize("fits, answer", [(1, "is 1; lower it"), (0, "is 0; lower batch_size")])
+def test_a_model_of_which_hardly_a_seed_fits_a_gpu(gpu, monkeypatch, fits, answer):
+    def evaluate(run):
+        if len(run.seeds) > fits:
+            raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(train_with_eval.Run, "evaluate", evaluate)
+    for seeds in (2, 3, 50):
+        with pytest.raises(UserError, match=answer):
+            fit(seeds)
+
+
+def test_other_errors_of_a_gpu_are_not_taken_for_too_little_memory(gpu, monkeypatch):
+    monkeypatch.setattr(train_with_eval.Run, "evaluate", Mock(side_effect=RuntimeError("illegal address")))
+    with pytest.raises(RuntimeError, match="illegal"):
+        fit(2)
 
 
 @needs_cuda
