@@ -113,6 +113,7 @@ REFUSED = {
     "another width of the MLP": ({"mlp_expansion": 2}, DATASET, "mlp.c_fc.weight, .* not what"),
     "untied": ({"more": {"lm_head.weight": torch.ones(17, 14)}}, DATASET, "not tied"),
     "an extra weight": ({"more": {"transformer.x": torch.zeros(1)}}, DATASET, "transformer.x: not what"),
+    "heads that do not divide": ({"n_head": 3}, DATASET, "n_embd = 14 is not divisible by n_head = 3"),
     "a layer less": ({"n_layer": 3}, DATASET, "transformer.h.2"),
     "no model": ({"without": ("model",)}, DATASET, "no dicts model"),
 }
