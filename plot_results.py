@@ -203,7 +203,7 @@ def strips_of(tasks: list[str]) -> list[float]:
 
 def loss_limits(run: RunLog) -> tuple[float, float]:
     """The loss's scale for all runs on a dataset: about the references; the first iterations lie above it."""
-    return 0.85 * run.notes["loss_floor"], 2.5 * run.notes["rule_loss"]
+    return 0.85 * run.notes["loss_floor"], 3.5 * run.notes["rule_loss"]
 
 
 def frame(strips: Sequence[Axes], limits: tuple[float, float]) -> None:
