@@ -185,7 +185,10 @@ def peaks(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def work(cfg: GPTConfig, seeds: int, batch_size: int) -> tuple[float, float]:
-    """Floating-point operations and bytes of one iteration, by formula.
+    """Floating-point operations and bytes of one iteration by the book, by formula.
+
+    The fused step of a CPU leaves some out (a window for the second time, the future in attention) and keeps
+    activations in the cache: its shares of the machine's peaks may exceed 100%.
 
     FLOP: 6 a matrix weight and token (forward 2, backward 4), the one-hot embedding and the head counted as
     the products they are, and 12 n_layer T n_embd a token for attention. Bytes: each float32 activation is
