@@ -393,7 +393,8 @@ def memory(c: dict, dataset: data.Dataset) -> dict[str, int]:
     weights = sum(math.prod(shape) for shape in shapes(cfg).values())
     tile, kept = 0, c["block_size"] * activations(cfg)  # numbers, those of each window for the backward pass
     if c["compile"] and step_kind(c) == "fused":  # a tile for each thread, and a gradient of each tile
-        tile, kept = 16 * torch.get_num_threads() * kept, weights // fused.windows_per_tile(cfg)
+        windows = fused.windows_per_tile(cfg)
+        tile, kept = torch.get_num_threads() * windows * kept, weights // windows
     asked = [sampling_bytes(S * c["num_samples"] * len(e.prompts()), e.NEW_TOKENS, c["top_k"], cfg)
              for e in (EVALUATORS[task] for task in dataset.tasks)]
     return {"n_embd, n_layer and num_seeds": 32 * S * weights,  # Adam's state, gradient, best, temporaries
