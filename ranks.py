@@ -68,10 +68,10 @@ class Ranks:
         return values
 
     def most(self, number: int) -> int:
-        """The greatest of the ranks' numbers."""
+        """The greatest of the ranks' whole numbers or truth values."""
         if self.size == 1:
             return number
-        box = torch.tensor([number])
+        box = torch.tensor([int(number)])
         self.talk(dist.all_reduce, box, dist.ReduceOp.MAX)
         return int(box)
 
@@ -85,6 +85,7 @@ class Ranks:
         """Do a collective operation."""
         try:
             collective(*args, group=self.group)
-        except RuntimeError:
+        except RuntimeError as e:
+            why = str(e).split(". ")[0]
             raise UserError(f"rank {self.rank}: another process of this run has died; what was saved is "
-                            "kept, go on with --init_from=resume") from None
+                            f"kept, go on with --init_from=resume ({why})") from None

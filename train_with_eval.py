@@ -323,7 +323,7 @@ def join(parts: list[dict]) -> dict:
             for k, v in parts[0].items()}
 
 
-def save(run: Run, folder: Path, ranks: Ranks, rows: list[dict] | None, before: dict) -> None:
+def save(run: Run, folder: Path, ranks: Ranks, rows: list[dict], before: dict) -> None:
     """Write the best checkpoints, then the latest, of all ranks' seeds; `before` as `snapshot` has it."""
     parts = ranks.gather(run.snapshot(before))
     if parts is None:
