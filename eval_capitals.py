@@ -1,16 +1,19 @@
 """Capital cities: does the model name the capital of each of the fifty countries?
 
 As a script, a line per country of one checkpoint, and eval_capitals.csv beside it:
-  python eval_capitals.py --out_dir=facts_mini_28 [--all_seeds]
+  python eval_capitals.py --out_dir=results/facts_mini_28 [--all_seeds]
 """
 from pathlib import Path
 
+import config  # before numpy and torch: from then on Ctrl-C is quiet
+
+# isort: split
 import numpy as np
 
-import config
-from data import rng, write_table
+from data import rng
 from data.facts_char.prepare import capitals
-from model import GPTConfig, Params, ask_run, complete, distinct, tally
+from data.files import write_table
+from sample import ask_run, asked, complete, distinct_texts, tally
 
 NEW_TOKENS = 20  # the longest answer is "Washington DC \n"
 
@@ -20,13 +23,14 @@ def prompts() -> list[str]:
     return [f"Capital of {country} is " for country, _ in capitals()]
 
 
-def ask(p: Params, cfg: GPTConfig, vocab: str, seeds: list[int], iter_num: int, **sampling) -> np.ndarray:
+def ask(model, vocab: str, seeds: list[int], iters: list[int], **sampling) -> np.ndarray:
     """What each seed writes after each of `prompts()`: (S, 50, num_samples) of str.
 
-    `sampling`: num_samples, temperature, top_k. Raises UserError if the vocabulary cannot spell the prompts.
+    `model` is an Engine or a Trained; `sampling`: num_samples, temperature, top_k. Raises UserError if the
+    vocabulary cannot spell the prompts.
     """
-    gens = [rng(seed, "facts samples", iter_num) for seed in seeds]
-    return complete(p, cfg, vocab, prompts(), gens, NEW_TOKENS, **sampling, stop="\n")
+    gens = [rng(seed, "facts samples", iter_num) for seed, iter_num in zip(seeds, iters)]
+    return complete(model, vocab, prompts(), gens, NEW_TOKENS, **sampling, stop="\n")
 
 
 def answers(texts: np.ndarray) -> np.ndarray:
@@ -40,8 +44,8 @@ def is_correct(texts: np.ndarray) -> np.ndarray:
     return np.char.lower(answers(texts)) == np.array([capital.lower() for _, capital in capitals()])[:, None]
 
 
-def totals(correct: np.ndarray) -> dict[str, int | float]:
-    """The log's columns from one seed's `is_correct` (50, num_samples)."""
+def totals(correct: np.ndarray, pairs=()) -> dict[str, int | float]:
+    """The log's columns from one seed's `is_correct` (50, num_samples); nothing is held out."""
     return {"facts_correct": int(correct.sum()), "facts_total": correct.size,
             "facts_acc": float(correct.mean())}
 
@@ -58,17 +62,19 @@ def report(said: np.ndarray, correct: np.ndarray) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate a checkpoint, print it, write eval_capitals.csv, a row per seed and country.
+    """Evaluate a checkpoint, write eval_capitals.csv, a row per seed and country, and print a report.
 
     Over seeds, a capital counts as right for a seed if all its samples are.
     """
-    args, asked, texts = ask_run(argv, __doc__, ask)
-    correct, said = is_correct(texts), distinct(answers(texts))
-    print(report(said.T, correct.all(2).T) if args["all_seeds"] else report(answers(texts[0]), correct[0]))
+    args, model, texts = ask_run(argv, __doc__, ask)
+    correct, said = is_correct(texts), distinct_texts(answers(texts))
     header = ["seed", "iter", "country", "capital", "correct", "total", "answers"]
     write_table(Path(args["out_dir"]) / "eval_capitals.csv", header,
                 ((*who, *place, correct[s, i].sum(), texts.shape[2], said[s, i])
-                 for s, who in enumerate(asked) for i, place in enumerate(capitals())))
+                 for s, who in enumerate(zip(model.seeds, model.iters))
+                 for i, place in enumerate(capitals())))
+    print(asked(args, model))
+    print(report(said.T, correct.all(2).T) if args["all_seeds"] else report(answers(texts[0]), correct[0]))
 
 
 if __name__ == "__main__":

@@ -1,313 +1,401 @@
-"""The paper's three grid figures and Tables 2-4, from the logs of up to twelve runs.
+"""The paper's three grid figures and Tables 2-4, from the logs of up to twelve runs, and a look inside.
   python plot_all_models.py --root_dir=. [--wd]
 
 Writes grid_math.png, grid_facts.png, grid_combined.png and tables.md into root_dir, and plot.png into each
-run's folder there; with --wd those of the regularised runs, under names that end in _wd. A run that is not
+run's folder there; with --wd those of the regularised runs, under names that end in _wd. Where runs on
+arithmetic have their ckpt.pt, digits.png shows how their embeddings arrange the digits. A run that is not
 under root_dir is read from results/.
 """
 import csv
 import io
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import config
+import plot_results as plots  # matplotlib too comes from there
 from config import Key, UserError
-from data import replace_file
-from plot_results import (
-    COUNT,
-    FORMAT,
-    OPERATIONS,
-    SCORES_OF,
-    TOTAL,
-    RunLog,
-    describe,
-    draw,
-    figure,
-    frame,
-    legend,
-    loss_limits,
-    read_run,
-    read_text,
-    save,
-    share,
-    strips_of,
-    tasks_of,
-)
+from data import rng
+from data.files import replace_file
+from data.log import NoEvaluation, RunLog, parts, read_run, reading
+from plot_results import OPERATIONS, Axes, Figure, accuracy, markdown_table, wilson
 
 RESULTS = Path(__file__).resolve().parent / "results"
 KEYS = {
     "root_dir": Key(".", "folder of the runs' folders, and for the figures and tables"),
     "wd": Key(False, "the regularised runs"),
-    "format": FORMAT,
+    "format": plots.FORMAT,
 }
 MODELS = {"14": "n14", "28": "n28", "56": "n56", "mlt": "MLT"}
 FIGURES = {"math": "grid_math", "facts": "grid_facts", "both": "grid_combined"}
-HEADINGS = {"math": "Table 2: arithmetic", "facts": "Table 3: capitals", "both": "Table 4: both at once"}
-DATA = {"math": "arithmetic", "facts": "capitals", "both": "both"}
-BEST_BY = {"math": "math_acc", "facts": "facts_acc", "both": "combined_acc"}
+DATA = {"math": "arithmetic", "facts": "capitals", "both": "both at once"}
+CHOSEN_BY = {"math": "math_acc", "facts": "facts_acc", "both": "combined_acc"}  # the best evaluation
+ASKED = {"math": ["add", "sub"], "facts": ["facts"], "both": ["add", "sub", "facts", "combined"]}
 NAMES = {"add": "addition", "sub": "subtraction", "facts": "capitals", "combined": "combined"}
-PAPER = {  # best checkpoint of one seed; in the order of the tables' columns, held-out last
-    "math": {"14": ["100%", "100%", "40/40"], "28": ["98%", "98%", "0/40"], "56": ["98%", "98%", "0/40"],
-             "mlt": ["98%", "98%", "0/40"]},
-    "facts": {"14": ["8.2%"], "28": ["100%"], "56": ["100%"], "mlt": ["100%"]},
-    "both": {"14": ["31.2%", "39.4%", "2.0%", "28.6%", "0/40"],
-             "28": ["95.0%", "97%", "87.6%", "94.3%", "0/40"],
-             "56": ["98%", "98%", "100%", "98.4%", "0/40"],
-             "mlt": ["98%", "98%", "100%", "98.4%", "0/40"]},
-}
-Runs = dict[str, tuple[RunLog | None, str]]  # {size: (its log if it was run, a note on where it lies)}
+PAPER = {  # best checkpoint of one seed: % right in the order of ASKED, then held-out
+    "math": {"14": "100 100 40/40", "28": "98 98 0/40", "56": "98 98 0/40", "mlt": "98 98 0/40"},
+    "facts": {"14": "8.2", "28": "100", "56": "100", "mlt": "100"},
+    "both": {"14": "31.2 39.4 2.0 28.6 0/40", "28": "95.0 97 87.6 94.3 0/40", "56": "98 98 100 98.4 0/40",
+             "mlt": "98 98 100 98.4 0/40"}}
+PAPER_WD = {  # the regularised set, as published with the paper's code; 98 is 89 of 91 prompts there
+    "math": {"14": "100 100", "28": "98 98", "56": "98 98", "mlt": "98 98"},
+    "facts": {"14": "12.4", "28": "100", "56": "100", "mlt": "100"},
+    "both": {"14": "31.9 30.2 6.2 25.7", "28": "96.3 87.8 90.0 91.6", "56": "98 98 100 98.3",
+             "mlt": "98 98 100 98.3"}}
+PERMUTATIONS = 10_000
+Runs = dict[str, tuple[RunLog | None, str]]  # {size: (its log, where it lies) or (None, why there is none)}
 NOTES = """\
-paper: best checkpoint of one seed. best: the paper's protocol on our runs, per seed the evaluation with the
-highest score, which includes the held-out cases. last: the last evaluation. Scores are mean (lowest to
-highest) over seeds; held-out is right / asked over all seeds; the interval for a share of seeds is Wilson's,
-95%. Minutes are those of the whole run, all its seeds and evaluations.
+In each cell of Tables 2-4: *the paper* · *ours, best* · *ours, last (lowest to highest)*. Scores are percent,
+the mean over seeds. paper: best checkpoint of one seed. best: the paper's protocol on our runs, per seed the
+evaluation with the highest score, which includes the held-out cases. last: the last evaluation. Held-out is
+right / asked over all seeds; the share of seeds that answer all of it has Wilson's 95% interval.
 """
 LOSS_NOTES = """\
-The loss at the last evaluation, in nats per character, mean (lowest to highest) over seeds, beside those of
-the ideal rule-follower and of the perfect memoriser. The way is (rule - loss) / (rule - memoriser): 0% is the
-rule-follower, 100% the memoriser, and less than 0% a model that has not got as far as the rule.
+The last loss, in nats per character, mean (lowest to highest) over seeds, beside the rule-follower's and the
+memoriser's. The way is (rule - loss) / (rule - memoriser): 0% is the rule-follower, 100% the memoriser,
+and less than 0% a model that has not got as far as the rule.
 """
 BEST_NOTES = """\
-The score (the accuracy over all prompts) at each seed's best evaluation less that at its last, in points:
-what is gained by choosing the checkpoint on the very prompts, held-out ones included, that it is judged by.
+The score (accuracy over all prompts) at each seed's best evaluation less that at its last, in points: what is
+gained by choosing the checkpoint on the very prompts, held-out ones included, that it is judged by.
 """
 HELDOUT_NOTES = """\
-Seeds that get every sample of the four held-out equations right at the last evaluation; that get some sample
-right then; that got some right at any evaluation. Then, where eval_as_math.csv has all seeds at the last
-evaluation (eval_as_math.py --all_seeds), those that fail on an equation, in one sample of it or in all.
+Seeds that get some sample of the held-out equations right at the last evaluation, and at any; how many fail
+on an equation at the last evaluation, in one sample of it or in all (by eval_as_math.py --all_seeds).
 """
-EQUATIONS = ("5+7", "7+5", "5-7", "7-5")
-EVALUATION = {"seed": config.KEYS["seed"], "iter": config.KEYS["max_iters"], "a": COUNT, "b": COUNT,
-              "correct": COUNT, "total": TOTAL}
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval for a share of which k of n >= 1 were seen:
-
-    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), with p = k / n and z = 1.96.
-    """
-    z, p = 1.959964, k / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-    return max(0.0, low), min(1.0, high)
-
-
-def not_run(size: str) -> str:
-    """What is said of a model that has no log; the MLT's 30,000 iterations take days on a CPU."""
-    return "not run: needs a GPU" if size == "mlt" else "not run"
+COST_NOTES = "Minutes are those of the whole run, all its seeds and evaluations.\n"
+DIGITS_NOTES = f"""\
+Spearman's rank correlation between |i - j| and the distance of digits i and j in the embedding (1: they lie
+in order), and the share of variance in the digits' first two principal components; mean (lowest to highest)
+over the seeds whose weights are there. p: seeds that answer all held-out equations at the last evaluation and
+the others are alike in mean correlation ({PERMUTATIONS:,} permutations, two-sided).
+"""
 
 
 def find_run(name: str, root: Path) -> tuple[RunLog | None, str]:
-    """The run `name` under `root`, else under results/, else None; with a note that says if it is from there.
+    """The run `name` under `root`, else under results/, and where it lies; or None, and why.
 
-    Raises UserError if the run's folder is damaged.
+    Raises UserError if the run's log is damaged.
     """
-    if (root / name).is_dir():
-        return read_run(root / name), ""
-    if (RESULTS / name).is_dir():
-        return read_run(RESULTS / name), " (from results/)"
-    return None, ""
+    for folder, note in ((root / name, ""), (RESULTS / name, " (from results/)")):
+        if any((part / file).exists() for part in parts(folder) for file in ("config.json", "results.csv")):
+            try:
+                return read_run(folder), note
+            except NoEvaluation:
+                return None, "has only begun"
+    return None, "not run: takes days on a CPU" if "mlt" in name else "not run"
 
 
-def best(run: RunLog, operation: str) -> np.ndarray:
-    """The index of each seed's best evaluation, the first of equals: (S,)."""
-    return run.columns[BEST_BY[operation]].argmax(axis=0)
-
-
-def last(run: RunLog) -> np.ndarray:
-    """The index of each seed's last evaluation: (S,)."""
-    return np.full(len(run.notes["seeds"]), len(run.iters) - 1)
+def find_runs(root: Path, end: str) -> dict[str, Runs]:
+    """Every run of `find_run`, by operation and size; `end` is that of the regularised ones' names."""
+    return {op: {size: find_run(f"{op}_mini_{size}{end}", root) for size in MODELS} for op in FIGURES}
 
 
 def percent(x: float) -> str:
     """A share in percent with up to four digits: 99.96 must not read as 100."""
-    return f"{100 * x:.4g}%"
+    return f"{100 * x:.4g}"
 
 
-def spread(values: np.ndarray, form: Callable = percent) -> str:
+def mean_and_range(values: np.ndarray, form: Callable = percent) -> str:
     """Mean (lowest to highest) over the seeds, of shares or, in another `form`, of other values (S,)."""
     mean, low, high = (form(x) for x in (values.mean(), values.min(), values.max()))
     return mean if len(values) == 1 else f"{mean} ({low} to {high})"
 
 
-def seeds_that(hit: np.ndarray) -> str:
-    """Of how many seeds something is true, from bool (S,), with the share and its interval."""
-    k, n = int(hit.sum()), len(hit)
-    low, high = wilson(k, n)
-    return f"{k} of {n}: {percent(k / n)} ({100 * low:.3g}% to {100 * high:.3g}%)"
+def share_of_seeds(hit: np.ndarray) -> str:
+    """Of how many seeds something is true, from bool (S,), with the interval of their share."""
+    low, high = wilson(int(hit.sum()), len(hit))
+    return f"{hit.sum()} of {len(hit)} ({100 * low:.3g}% to {100 * high:.3g}%)"
 
 
-def heldout(run: RunLog, at: np.ndarray) -> tuple[str, np.ndarray]:
-    """The held-out cases at the evaluations `at` (S,): 'right/asked', and who has all right, bool (S,)."""
-    right, asked = (run.columns[f"heldout_{k}"][at, np.arange(len(at))] for k in ("correct", "total"))
-    return f"{right.sum():.0f}/{asked.sum():.0f}", right == asked
+def best_evaluation(run: RunLog, operation: str) -> np.ndarray:
+    """The index of each seed's best evaluation, the first of equals: (S,)."""
+    return run.columns[CHOSEN_BY[operation]].argmax(axis=0)
 
 
-def cells(run: RunLog, operation: str, at: np.ndarray) -> list[str]:
-    """A table's cells for the evaluations `at` (S,), one per seed."""
-    row = [spread(share(run, name)[at, np.arange(len(at))]) for name in columns(operation)]
-    if "math" in run.notes["tasks"]:
-        score, everything = heldout(run, at)
-        row += [score, seeds_that(everything)]
-    first, end = run.iters[at].min(), run.iters[at].max()
-    minutes = run.columns["elapsed_s"][-1].max() / 60
-    return [*row, str(len(at)), f"{end:,}" if first == end else f"{first:,} to {end:,}", f"{minutes:,.1f}",
-            run.notes["device"]]
+def take(values: np.ndarray, when: np.ndarray) -> np.ndarray:
+    """Of values (N, S), each seed's at its evaluation `when` (S,): (S,)."""
+    return np.take_along_axis(values, when[None], axis=0)[0]
 
 
-def columns(operation: str) -> list[str]:
-    """The scores that an operation's table shows."""
-    return SCORES_OF.get(operation) or [*SCORES_OF["math"], *SCORES_OF["facts"], "combined"]
-
-
-def markdown(heading: str, notes: str, rows: list[list[str]]) -> str:
-    """A section with a table in Markdown; the first row is its header, and short rows are filled up."""
-    width = len(rows[0])
-    rows = [[*row, *["-"] * (width - len(row))] for row in [rows[0], ["---"] * width, *rows[1:]]]
-    widths = [max(len(row[i]) for row in rows) for i in range(width)]
-    lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths))} |" for row in rows]
-    return "\n".join([f"## {heading}", "", *([notes] if notes else []), *lines, ""])
-
-
-def table(operation: str, runs: Runs, wd: bool) -> str:
-    """One of Tables 2-4; the paper has no numbers for the regularised runs."""
-    asked = ["held-out (5,7)", "seeds with all held-out right"] if operation != "facts" else []
-    scores = [NAMES[name] for name in columns(operation)]
-    rows = [["model", "", *scores, *asked, "seeds", "iteration", "minutes", "machine"]]
-    for size, (run, note) in runs.items():
-        if not wd:
-            rows.append([MODELS[size], "paper", *PAPER[operation][size], *["-"] * len(asked[1:]), "1"])
-        if not run:
-            rows.append([MODELS[size], not_run(size)])
-            continue
-        for label, at in (("best", best(run, operation)), ("last", last(run))):
-            rows.append([MODELS[size] + note, label, *cells(run, operation, at)])
-    return markdown(HEADINGS[operation] + ", regularised" * wd, "", rows)
+def score_cells(run: RunLog, operation: str, paper: str) -> list[str]:
+    """A model's cells in Tables 2-4: in each the paper's score, our best and our last."""
+    best, scores = best_evaluation(run, operation), [accuracy(run, name) for name in ASKED[operation]]
+    end = np.full_like(best, len(run.iters) - 1)
+    ours = [[percent(take(right, best).mean()) for right in scores],
+            [mean_and_range(right[-1]) for right in scores]]
+    if operation != "facts" and run.notes["held_out"]:
+        for cells, when, share in zip(ours, (best, end), (lambda hit: str(hit.sum()), share_of_seeds)):
+            right, asked = (take(run.columns[f"heldout_{k}"], when) for k in ("correct", "total"))
+            cells += [f"{right.sum():.0f}/{asked.sum():.0f}", share(right == asked)]
+    return [" · ".join(triple) for triple in zip_longest(paper.split(), *ours, fillvalue="-")]
 
 
 def loss_cells(run: RunLog, operation: str) -> list[str]:
     """Where the last loss stands between the rule-follower and the memoriser."""
     loss, rule, floor = run.columns["train_loss"][-1], run.notes["rule_loss"], run.notes["loss_floor"]
-    way = spread((rule - loss) / (rule - floor))
-    return [spread(loss, "{:.4f}".format), f"{rule:.4f}", f"{floor:.4f}", way, str(len(loss))]
+    if rule is None or floor is None:
+        return [mean_and_range(loss, "{:.4f}".format)]
+    way = mean_and_range((rule - loss) / (rule - floor))
+    return [mean_and_range(loss, "{:.4f}".format), f"{rule:.4f}", f"{floor:.4f}", way]
 
 
 def best_cells(run: RunLog, operation: str) -> list[str]:
-    """What the best evaluation has over the last."""
-    score, at, end = run.columns[BEST_BY[operation]], best(run, operation), last(run)
-    gain = 100 * (score[at, np.arange(len(at))] - score[-1])
-    row = [f"{gain.mean():.3g}", f"{gain.max():.3g}", f"{(gain > 0).sum()} of {len(gain)}"]
-    if operation == "facts":
-        return row
-    (score_at, all_at), (score_end, all_end) = heldout(run, at), heldout(run, end)
-    return [*row, score_at, score_end, f"{all_at.sum()} of {len(at)}", f"{all_end.sum()} of {len(at)}"]
+    """What the best evaluation has over the last, and when it was."""
+    score, best = run.columns[CHOSEN_BY[operation]], best_evaluation(run, operation)
+    gain = 100 * (take(score, best) - score[-1])
+    return [f"{gain.mean():.3g}", f"{gain.max():.3g}", f"{(gain > 0).sum()} of {len(gain)}",
+            mean_and_range(run.iters[best], "{:,.0f}".format)]
+
+
+def heldout_answers(run: RunLog) -> dict[str, np.ndarray]:
+    """The share of right answers to each held-out equation, {equation: (S,)}, by the run's eval_as_math.csv;
+    nothing if it has not all seeds at the last evaluation. Raises UserError if that file is damaged."""
+    path, fix = run.folder / "eval_as_math.csv", "run eval_as_math.py again"
+    share: dict[str, dict[int, float]] = {  # by equation and seed
+        f"{x}{op}{y}": {} for a, b in run.notes["held_out"] for op in "+-" for x, y in ((a, b), (b, a))}
+    with reading(path, fix):
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        rows = list(csv.DictReader(io.StringIO(text)))
+    for number, row in enumerate(rows, start=2):
+        with reading(f"{path}, row {number}", fix):
+            right, total, seed, it = (int(row[name]) for name in ("correct", "total", "seed", "iter"))
+            if (equation := row["a"] + row["op"] + row["b"]) in share and it == run.iters[-1]:
+                share[equation][seed] = right / total
+    seeds = run.notes["seeds"]
+    whole = all(set(of_seed) == set(seeds) for of_seed in share.values())
+    return {name: np.array([of_seed[s] for s in seeds]) for name, of_seed in share.items()} if whole else {}
 
 
 def heldout_cells(run: RunLog, operation: str) -> list[str]:
-    """Which seeds answer held-out equations, and which equations fail."""
+    """Which seeds answer held-out equations, and on which they fail."""
     some = run.columns["heldout_correct"] > 0
-    return [*(seeds_that(hit) for hit in (heldout(run, last(run))[1], some[-1], some.any(0))), *failures(run)]
+    fails = [f"{name}: {(share < 1).sum()}" for name, share in heldout_answers(run).items()]
+    return [share_of_seeds(some[-1]), share_of_seeds(some.any(0)), ", ".join(fails) or "-"]
 
 
-def failures(run: RunLog) -> list[str]:
-    """How many seeds fail on each of EQUATIONS, if the run's eval_as_math.csv has all seeds at the last
-    evaluation, else nothing. Raises UserError if that file is damaged."""
-    path = run.folder / "eval_as_math.csv"
-    if not path.is_file():
-        return []
-    failed: dict[str, dict[int, bool]] = {name: {} for name in EQUATIONS}
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path))))
-    except csv.Error as e:
-        raise UserError(f"{path}: damaged, expected CSV ({e}); run eval_as_math.py again") from None
-    for number, row in enumerate(rows, start=2):
-        cell = {name: config.check(name, config.from_text(row.get(name) or "", key), key,
-                                   f"{path}, row {number}") for name, key in EVALUATION.items()}
-        name = f"{cell['a']}{row.get('op')}{cell['b']}"
-        if name in failed and cell["iter"] == run.iters[-1]:
-            failed[name][cell["seed"]] = cell["correct"] < cell["total"]
-    if any(set(by_seed) != set(run.notes["seeds"]) for by_seed in failed.values()):
-        return []
-    return [f"{sum(by_seed.values())} of {len(by_seed)}" for by_seed in failed.values()]
+def cost_cells(run: RunLog, operation: str) -> list[str]:
+    """What a run took."""
+    return [f"{run.iters[-1]:,}", f"{run.columns['elapsed_s'][-1].max() / 60:,.1f}", run.notes["device"]]
 
 
-def overview(heading: str, notes: str, header: list[str], runs: dict[str, Runs], row: Callable) -> str:
-    """A table with one row a run, of the cells that `row` (run, operation) gives."""
-    rows = [["data", "model", *header]]
-    for operation, of_size in runs.items():
+def first_cells(size: str, run: RunLog | None, note: str) -> list[str]:
+    """The model, with how far its run got and where it lies, or why there is none; and how many seeds."""
+    if not run:
+        return [f"{MODELS[size]}, {note}", "-"]
+    name = ", ".join(text for text in (MODELS[size], plots.shortfall(run)) if text)
+    return [name + note, str(len(run.notes["seeds"]))]
+
+
+def overview(heading: str, notes: str, header: list[str], runs: dict[str, Runs], cells: Callable) -> str:
+    """A table with one row a run that is there, of the cells that `cells` (run, operation) gives."""
+    rows = [[DATA[operation], *first_cells(size, run, note), *cells(run, operation)]
+            for operation, of_size in runs.items() for size, (run, note) in of_size.items() if run]
+    return markdown_table(heading, notes, [["data", "model", "seeds", *header], *rows])
+
+
+def paper_tables(runs: dict[str, Runs], wd: bool) -> list[str]:
+    """Tables 2-4."""
+    texts = []
+    for number, (operation, of_size) in enumerate(runs.items(), start=2):
+        asked = ["held-out", "seeds with all held-out right"] if operation != "facts" else []
+        rows = [["model", "seeds", *(NAMES[name] for name in ASKED[operation]), *asked]]
         for size, (run, note) in of_size.items():
-            cells = row(run, operation) if run else [not_run(size)]
-            rows.append([DATA[operation], MODELS[size] + note, *cells])
-    return markdown(heading, notes, rows)
+            paper = (PAPER_WD if wd else PAPER)[operation][size]
+            cells = score_cells(run, operation, paper) if run else [f"{x} · - · -" for x in paper.split()]
+            rows.append([*first_cells(size, run, note), *cells])
+        texts.append(markdown_table(f"Table {number}: {DATA[operation]}{', regularised' * wd}", "", rows))
+    return texts
 
 
-def tables(runs: dict[str, Runs], wd: bool) -> str:
-    """All tables: the paper's, then what the loss says, what choosing flatters, and the held-out cases."""
+def tables(runs: dict[str, Runs], digits: list, wd: bool) -> str:
+    """All tables, as text in Markdown."""
     with_math = {op: runs[op] for op in runs if op != "facts"}
     return "\n".join([
-        NOTES, *(table(op, runs[op], wd) for op in runs),
+        NOTES, *paper_tables(runs, wd),
         overview("What the loss says", LOSS_NOTES,
-                 ["loss", "rule-follower", "memoriser", "way from rule to memoriser", "seeds"],
-                 runs, loss_cells),
+                 ["loss", "rule-follower", "memoriser", "way from rule to memoriser, %"], runs, loss_cells),
         overview("What choosing the best checkpoint flatters", BEST_NOTES,
-                 ["best less last, mean", "largest", "seeds that gain", "held-out, best", "held-out, last",
-                  "all held-out right, best", "all held-out right, last"], runs, best_cells),
+                 ["best less last", "largest", "seeds that gain", "best at iteration"], runs, best_cells),
         overview("The held-out cases in detail", HELDOUT_NOTES,
-                 ["all right", "some right", "some right at any evaluation",
-                  *(f"{name} fails" for name in EQUATIONS)], with_math, heldout_cells)])
+                 ["some right", "some right at any evaluation", "fail on"], with_math, heldout_cells),
+        *([digits_table(digits)] if digits else []),
+        overview("What the runs took", COST_NOTES, ["iterations", "minutes", "machine"], runs, cost_cells)])
 
 
-def panel(strips: Sequence[Axes], operation: str, size: str, runs: Runs, end: str) -> None:
-    """One model's panel: its curves, or the command that trains it."""
+@dataclass(frozen=True)
+class Digits:
+    """The digits in a model's embeddings: of each seed the `rows` (S, 10, n_embd), their `order` (S,), their
+    `variance` (S,) in two components. `groups` {name: bool (S,)}: all seeds; if there are both, those that
+    answer all held-out equations and the others too, with `p` of the difference of their `order`."""
+    name: str
+    seeds: list[int]
+    rows: np.ndarray
+    order: np.ndarray
+    variance: np.ndarray
+    groups: dict[str, np.ndarray]
+    p: float | None
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value, from 1; equal ones share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def digit_order(rows: np.ndarray) -> float:
+    """Spearman's rank correlation between |i - j| and the distance of rows i and j of (10, n), i < j."""
+    i, j = np.triu_indices(len(rows), 1)
+    return float(np.corrcoef(ranks(j - i), ranks(np.linalg.norm(rows[i] - rows[j], axis=1)))[0, 1])
+
+
+def two_components(rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Rows (10, n) in their first two principal components, (10, 2), and these' share of the variance.
+
+    The last row lies right of the first, the middle ones above the ends.
+    """
+    u, s, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    points = u[:, :2] * s[:2]
+    flip = points[-1, 0] < points[0, 0], points[4:6, 1].sum() < points[[0, -1], 1].sum()
+    return points * np.where(flip, -1, 1), float((s[:2] ** 2).sum() / (s ** 2).sum())
+
+
+def permutation_test(values: np.ndarray, group: np.ndarray) -> float:
+    """Two-sided p of the difference of means of values (S,) in a group, bool (S,), and outside it."""
+    orders = rng(0, "permutation test").permuted(np.tile(values, (PERMUTATIONS, 1)), axis=1)
+    gap, by_chance = (abs(v[..., group].mean(-1) - v[..., ~group].mean(-1)) for v in (values, orders))
+    return float((1 + (by_chance >= gap - 1e-12).sum()) / (1 + PERMUTATIONS))
+
+
+def find_digits(runs: Runs) -> list[Digits]:
+    """Those of all runs that have their ckpt.pt. Raises UserError if one is damaged."""
+    paths = {size: [part / "ckpt.pt" for part in parts(run.folder)] for size, (run, _) in runs.items() if run}
+    return [read_digits(MODELS[size], runs[size][0], found)
+            for size, found in paths.items() if all(path.is_file() for path in found)]
+
+
+def read_digits(name: str, run: RunLog, paths: list[Path]) -> Digits:
+    """The digits in the checkpoints of a run. Raises UserError if one is damaged."""
+    from model import load_checkpoint  # here alone: it needs torch, and without weights nothing else does
+    ckpts = [load_checkpoint(path)[0] for path in paths]
+    seeds = [seed for ckpt in ckpts for seed in ckpt["seeds"]]
+    with reading(paths[0]):
+        ids = [ckpts[0]["vocab"].index(digit) for digit in "0123456789"]
+        columns = [run.notes["seeds"].index(seed) for seed in seeds]
+    rows = np.concatenate([ckpt["model"]["transformer.wte.weight"][:, ids].float().numpy() for ckpt in ckpts])
+    order, variance = np.array([(digit_order(one), two_components(one)[1]) for one in rows]).T
+    right = (run.columns["heldout_correct"] == run.columns["heldout_total"])[-1, columns]
+    groups, p = {name: np.full(len(seeds), True)}, None
+    if right.any() and not right.all():
+        groups |= {f"{name}, all held-out right": right, f"{name}, others": ~right}
+        p = permutation_test(order, right)
+    return Digits(name, seeds, rows, order, variance, groups, p)
+
+
+def digits_table(digits: list[Digits]) -> str:
+    """The order of the digits in numbers."""
+    rows = [[name, str(seeds.sum()), mean_and_range(one.order[seeds], "{:.3f}".format),
+             mean_and_range(one.variance[seeds]), f"{one.p:.4f}" if one.p and name == one.name else "-"]
+            for one in digits for name, seeds in one.groups.items()]
+    header = ["model", "seeds", "rank correlation", "variance in two components, %", "p"]
+    return markdown_table("The order of the digits", DIGITS_NOTES, [header, *rows])
+
+
+def draw_digits(ax: Axes, rows: np.ndarray, size: float) -> None:
+    """Join the digits 0 to 9 in the plane of their first two principal components, in letters of `size`."""
+    points = two_components(rows)[0]
+    ax.plot(*points.T, color=plots.GREY, linewidth=size / 8, zorder=1)
+    ax.scatter(*points.T, s=3 * size ** 2, c=range(10), cmap="YlGnBu", vmin=-3, vmax=18, zorder=2)
+    for digit, point in enumerate(points):
+        ax.text(*point, str(digit), fontsize=size, ha="center", va="center_baseline")
+    reach = 1.2 * abs(points).max()
+    ax.set(xticks=[], yticks=[], xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+
+
+def draw_orders(ax: Axes, digits: list[Digits]) -> None:
+    """Every seed's rank correlation: a row of dots for each group of a model's seeds, red at the mean."""
+    groups = {name: one.order[seeds] for one in digits for name, seeds in one.groups.items()}
+    for y, order in enumerate(groups.values()):
+        ax.plot(order, y + rng(y, "spread").uniform(-0.25, 0.25, len(order)), ".", color="#0072B2", alpha=0.6)
+        ax.plot([order.mean()] * 2, [y - 0.35, y + 0.35], color=plots.RED)
+    names = [f"{name}: {len(order)} seed{'s' * (len(order) > 1)}" for name, order in groups.items()]
+    ax.set_yticks(range(len(names)), names, fontsize=9)
+    tests = "".join(f"\n{one.name}, all held-out right or not: p = {one.p:.2g}" for one in digits if one.p)
+    ax.set_title("Do the digits lie in order? Every seed, and in red the mean" + tests, fontsize=10)
+    ax.set(ylim=(len(names) - 0.5, -0.5),
+           xlabel="rank correlation of |i - j| and the distance of digits i and j in the embedding")
+    ax.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+
+
+def digits_figure(digits: list[Digits]) -> Figure:
+    """For each model its first seed, and small some more; below, the order of the digits in every seed."""
+    last = 1 + 0.27 * sum(len(one.groups) for one in digits)
+    fig = Figure(figsize=(3.2 * max(2, len(digits)), 6.2 + last), layout="constrained")
+    top, bottom = fig.subfigures(2, height_ratios=[6.2, last])
+    grid = top.add_gridspec(2, len(digits), height_ratios=[3.4, 2.4])
+    for column, one in enumerate(digits):
+        ax = top.add_subplot(grid[0, column])
+        ax.set_title(f"{one.name}, seed {one.seeds[0]}: {one.variance[0]:.0%} of variance", fontsize=10)
+        draw_digits(ax, one.rows[0], 10)
+        for spot, rows in zip(grid[1, column].subgridspec(3, 4), one.rows[1:]):
+            draw_digits(top.add_subplot(spot), rows, 4)
+    draw_orders(bottom.subplots(), digits)
+    return fig
+
+
+def draw_panel(strips: Sequence[Axes], operation: str, size: str, runs: Runs, end: str) -> None:
+    """One model's panel: its curves, or why there are none and the command that trains it."""
     run, note = runs[size]
+    limits = plots.loss_limits([other for other, _ in runs.values() if other])
     if run:
-        draw(strips, run, tasks_of(run, operation))
-        strips[0].set_title(f"{MODELS[size]}: {describe(run)}{note}", fontsize=10)
+        plots.draw_run(strips, run, plots.tasks_of(run, operation), limits)
+        strips[0].set_title(plots.run_title(MODELS[size], run, note), fontsize=10)
         return
-    frame(strips, next((loss_limits(other) for other, _ in runs.values() if other), (0.1, 5)))
-    strips[0].set_title(f"{MODELS[size]}, {not_run(size)}", fontsize=10)
+    plots.frame_strips(strips, limits)
+    strips[0].set_title(f"{MODELS[size]}, {note}", fontsize=10)
     command = f"python train_with_eval.py\nconfig/train_{operation}_mini_{size}{end}.py"
     strips[0].text(0.5, 0.5, f"to train it:\n{command}", transform=strips[0].transAxes, ha="center",
                    va="center", fontsize=8, bbox={"color": "white"})
 
 
-def grid(operation: str, runs: Runs, end: str) -> Figure:
+def draw_grid(operation: str, runs: Runs, end: str) -> Figure:
     """The 2 x 2 figure of an operation, from {size: (run, note)}."""
-    heights = strips_of(OPERATIONS[operation])
+    heights = plots.strip_heights(OPERATIONS[operation], True)
     fig = Figure(figsize=(9.6, 1.5 * sum(heights) + 1.2), layout="constrained")
     axes = fig.subplots(2 * len(heights), 2, sharex=True, height_ratios=heights * 2)
     panels = [axes[top:top + len(heights), side] for top in (0, len(heights)) for side in (0, 1)]
     for strips, size in zip(panels, runs, strict=True):
-        panel(strips, operation, size, runs, end)
+        draw_panel(strips, operation, size, runs, end)
     for ax in fig.axes:
         ax.label_outer()
     for ax in axes[len(heights) - 1]:
         ax.tick_params(labelbottom=True)
     fig.align_ylabels()
-    legend(fig, list(zip(*panels)))
+    plots.add_legend(fig, list(zip(*panels)))
     return fig
 
 
 def main(argv: list[str]) -> None:
     """Draw the figures and write the tables that the command line asks for."""
-    args = {name: key.default for name, key in KEYS.items()} | config.parse(argv, KEYS, __doc__)[0]
+    args = config.settings(argv, KEYS, __doc__)
     root, end = Path(args["root_dir"]), "_wd" if args["wd"] else ""
     if not root.is_dir():
         raise UserError(f"--root_dir={root}: no such folder; expected one with runs such as math_mini_14")
-    runs = {op: {size: find_run(f"{op}_mini_{size}{end}", root) for size in MODELS} for op in FIGURES}
-    figures = {root / f"{name}{end}": grid(op, runs[op], end) for op, name in FIGURES.items()}
-    figures |= {run.folder / "plot": figure(run, run.notes["tasks"])
+    runs = find_runs(root, end)
+    figures = {root / f"{name}{end}": draw_grid(op, runs[op], end) for op, name in FIGURES.items()}
+    if digits := find_digits(runs["math"]):
+        figures[root / f"digits{end}"] = digits_figure(digits)
+    figures |= {run.folder / "plot": plots.run_figure(run, run.notes["tasks"])
                 for of_size in runs.values() for run, note in of_size.values() if run and not note}
-    text = tables(runs, args["wd"])
+    text, written = tables(runs, digits, args["wd"]), [root / f"tables{end}.md"]
     for path, fig in figures.items():
-        save(fig, path.with_suffix(f".{args['format']}"))
-    replace_file(root / f"tables{end}.md", lambda f: f.write(text.encode()))
-    print(f"wrote {root / f'tables{end}.md'}\n\n{text}")
+        written.append(path.with_suffix(f".{args['format']}"))
+        plots.save_figure(fig, written[-1])
+    replace_file(written[0], lambda f: f.write(text.encode()))
+    print(*(f"wrote {path}" for path in written), "", text, sep="\n")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 
 Reads results.csv and config.json of the folder and writes plot.png (or plot.pdf) there.
 """
-import json
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+# no backend is used, and a notebook's may not be installed; so other scripts get matplotlib from here
+os.environ["MPLBACKEND"] = "agg"
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,7 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 import config
 from config import Key, UserError
-from data import replace_file
+from data.files import replace_file
+from data.log import SCORES, RunLog, read_run
 
 OPERATIONS = {"math": ["math"], "facts": ["facts"], "both": ["math", "facts"]}
 FORMAT = Key("png", "of the figures", choices=("png", "pdf"))
@@ -27,167 +30,82 @@ KEYS = {
     "format": FORMAT,
 }
 
-COUNT, TOTAL, SHARE = Key(0, "", lo=0, hi=10**9), Key(0, "", lo=1, hi=10**9), Key(0.0, "", lo=0, hi=1)
-COLUMNS_OF = {  # of results.csv, empty there if the run does not have the task
-    "math": {"add_correct": COUNT, "add_total": TOTAL, "sub_correct": COUNT, "sub_total": TOTAL,
-             "math_acc": SHARE, "heldout_correct": COUNT, "heldout_total": TOTAL},
-    "facts": {"facts_correct": COUNT, "facts_total": TOTAL, "facts_acc": SHARE},
-}
-COLUMNS = {"iter": config.KEYS["max_iters"], "seed": config.KEYS["seed"],
-           "train_loss": Key(0.0, "", lo=0, hi=1e9), "combined_acc": SHARE,
-           "elapsed_s": Key(0.0, "", lo=0, hi=1e9),
-           **COLUMNS_OF["math"], **COLUMNS_OF["facts"]}
-
 # Okabe and Ito's colours, which colour-blind readers tell apart; the line style tells them apart in grey
-CURVES = {
-    "add": ("addition", "#009E73", "-"),
-    "sub": ("subtraction", "#0072B2", ":"),
-    "facts": ("capitals", "#E69F00", (0, (7, 1.5))),
-}
-SCORES_OF = {"math": ["add", "sub"], "facts": ["facts"]}  # all that is asked; held-out is part of both
-HELDOUT = {  # least share of the held-out answers that are right; one hue, pale to dark
+CURVES = {"add": ("addition", "#009E73", "-"), "sub": ("subtraction", "#0072B2", ":"),
+          "facts": ("capitals", "#E69F00", (0, (7, 1.5)))}
+HELDOUT_LEVELS = {  # least share of the held-out answers that are right; one hue, pale to dark
     "some right": (1e-9, "#E6CAE1"), "half or more": (0.5, "#CF9FC6"), "3/4 or more": (0.75, "#B36AA7"),
-    "all right": (1, "#771166"),
-}
+    "all right": (1, "#771166")}
 REFERENCES = {"rule_loss": ("rule-follower's loss", (0, (9, 4))),
               "loss_floor": ("memoriser's loss", (0, (3, 3)))}
 GREY, RED = "#555555", "#CC0000"
 BAND = "10-90% of seeds, line: median"
-LOSS_TICKS = (0.2, 0.3, 0.5, 0.7, 1, 1.5)
+LOSS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
 
 
-@dataclass(frozen=True)
-class RunLog:
-    """What a run's folder says: `notes` is config.json; of results.csv, `iters` (N,) and `columns`
-    {name: (N, S)}, the seeds in the order of `notes["seeds"]`, NaN where the log is empty."""
-    folder: Path
-    notes: dict
-    iters: np.ndarray
-    columns: dict[str, np.ndarray]
-
-
-def is_loss(value: object) -> bool:
-    """Whether a value from JSON may be a loss."""
-    return type(value) in (int, float) and 0 < value < 1e9
-
-
-def is_seeds(value: object) -> bool:
-    """Whether a value from JSON may be a run's seeds."""
-    ints = isinstance(value, list) and all(type(s) is int for s in value)
-    return ints and 0 < len(value) == len(set(value))
-
-
-NOTES = {  # what is read from config.json
-    "device": ("a text", lambda v: isinstance(v, str) and bool(v)),
-    "parameters": ("a whole number", lambda v: type(v) is int and v > 0),
-    "seeds": ("a list of distinct whole numbers", is_seeds),
-    "tasks": (" or ".join(str(t) for t in OPERATIONS.values()), lambda v: v in OPERATIONS.values()),
-    "loss_floor": ("a positive number", is_loss),
-    "rule_loss": ("a positive number", is_loss),
-}
-
-
-def read_text(path: Path) -> str:
-    """The text of a run's file; raises UserError if it is missing or not text."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        why = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: {why}; expected a folder with the results.csv and config.json that "
-                        "train_with_eval.py leaves in its out_dir") from None
-
-
-def read_notes(path: Path) -> dict:
-    """config.json; raises UserError if it is damaged."""
-    fix = "restore the file or train the run again"
-    try:
-        notes = json.loads(read_text(path))
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: damaged, expected JSON ({e}); {fix}") from None
-    if not isinstance(notes, dict):
-        raise UserError(f"{path}: damaged, expected a JSON object; {fix}")
-    for name, (kind, good) in NOTES.items():
-        if not good(notes.get(name)):
-            raise UserError(f"{path}: {name} = {notes.get(name)!r} will not do; expected {kind}; {fix}")
-    return notes
-
-
-def read_rows(path: Path, notes: dict) -> dict[int, dict[int, dict[str, float]]]:
-    """The rows of results.csv, {iteration: {seed: {column: value}}}, without the part after the last newline.
-
-    Raises UserError, with the line's number, for a damaged line.
-    """
-    header, *lines = read_text(path).split("\n")[:-1] or [""]
-    names = header.split(",")
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        raise UserError(f"{path}: no column {', '.join(missing)}; expected the header that train_with_eval.py"
-                        " writes; restore it or train the run again")
-    may_lack = {name for task in COLUMNS_OF if task not in notes["tasks"] for name in COLUMNS_OF[task]}
-    rows: dict[int, dict[int, dict[str, float]]] = {}
-    for number, line in enumerate(lines, start=2):
-        source, cells = f"{path}, line {number}", line.split(",")
-        if len(cells) != len(names):
-            raise UserError(f"{source}: {len(cells)} values, expected {len(names)}; mend it or train again")
-        cell = dict(zip(names, cells, strict=True))
-        row = {name: math.nan if name in may_lack and not cell[name] else
-               config.check(name, config.from_text(cell[name], key), key, source)
-               for name, key in COLUMNS.items()}
-        it, seed = row["iter"], row["seed"]
-        if seed not in notes["seeds"]:
-            raise UserError(f"{source}: seed {seed}, expected one of those in config.json; these are the "
-                            "files of different runs, restore the right one")
-        if seed in rows.setdefault(it, {}):
-            raise UserError(f"{source}: iteration {it} of seed {seed} for the second time; delete one line")
-        rows[it][seed] = row
-    return rows
-
-
-def read_run(folder: Path) -> RunLog:
-    """The log of the run in `folder`; raises UserError for what is missing or damaged.
-
-    Of a run that is being written, or was killed, the last iteration is left out unless the lines of all
-    seeds are there to their ends.
-    """
-    notes, path = read_notes(folder / "config.json"), folder / "results.csv"
-    rows, seeds = read_rows(path, notes), notes["seeds"]
-    iters = sorted(rows)
-    if iters and len(rows[iters[-1]]) < len(seeds):
-        iters.pop()
-    if not iters:
-        raise UserError(f"{path}: no complete evaluation; expected a line for each of {len(seeds)} seeds; "
-                        "wait, or train the run further")
-    for it in iters:
-        lost = [s for s in seeds if s not in rows[it]]
-        if lost:
-            raise UserError(f"{path}: iteration {it} lacks seed {lost[0]}, expected all of config.json's; "
-                            "restore the file or train the run again")
-    columns = {name: np.array([[rows[it][s][name] for s in seeds] for it in iters]) for name in COLUMNS}
-    return RunLog(folder, notes, np.array(iters), columns)
-
-
-def tasks_of(run: RunLog, operation: str) -> list[str]:
-    """The tasks of an operation; raises UserError if the run does not have them."""
-    tasks = run.notes["tasks"]
-    if set(OPERATIONS[operation]) - set(tasks):
-        raise UserError(f"{run.folder}: no data for operation {operation}; expected {' or '.join(tasks)}, "
-                        "which this run was trained on")
-    return OPERATIONS[operation]
-
-
-def share(run: RunLog, name: str) -> np.ndarray:
+def accuracy(run: RunLog, name: str) -> np.ndarray:
     """Share of right answers in `add`, `sub`, `facts`, `heldout` or `combined`: (N, S)."""
     if name == "combined":
         return run.columns["combined_acc"]
     return run.columns[f"{name}_correct"] / run.columns[f"{name}_total"]
 
 
-def all_right(run: RunLog, tasks: list[str]) -> np.ndarray:
-    """Whether every answer of the tasks is right: bool (N, S)."""
-    return np.all([share(run, name) == 1 for task in tasks for name in SCORES_OF[task]], axis=0)
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval for a share of which k of n >= 1 were seen:
+
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), with p = k / n and z = 1.96.
+    """
+    z, p = 1.959964, k / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return max(0.0, low), min(1.0, high)
 
 
-def curve(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, color: str, style) -> None:
+def markdown_table(heading: str, text: str, rows: list[list[str]]) -> str:
+    """A section with a table in Markdown; the first row is its header, and short rows are filled up."""
+    width = len(rows[0])
+    rows = [[cell.replace("|", "\\|") for cell in row] + ["-"] * (width - len(row)) for row in rows]
+    rows.insert(1, ["---"] * width)
+    widths = [max(len(row[i]) for row in rows) for i in range(width)]
+    lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths))} |" for row in rows]
+    return "\n".join([f"## {heading}", "", *([text] if text else []), *lines, ""])
+
+
+def save_figure(fig: Figure, path: Path) -> None:
+    """Write a figure, in the format of the path's suffix, at once or not at all."""
+    kind = path.suffix[1:]
+    same = {"CreationDate": None} if kind == "pdf" else None  # the same log gives the same bytes
+    replace_file(path, lambda f: fig.savefig(f, format=kind, dpi=150, metadata=same))
+
+
+def tasks_of(run: RunLog, operation: str) -> list[str]:
+    """The tasks of an operation; raises UserError if the run does not have them."""
+    tasks = run.notes["tasks"]
+    if set(OPERATIONS[operation]) - set(tasks):
+        raise UserError(f"{run.folder}: no data for operation {operation}; expected "
+                        f"{' or '.join(tasks) or 'none'}, by what this run was trained on")
+    return OPERATIONS[operation]
+
+
+def heldout_name(pairs: list[list[int]]) -> str:
+    """What a run's held-out pairs are called."""
+    return f"held-out, {len(pairs)} pairs" if len(pairs) > 1 else f"held-out ({pairs[0][0]},{pairs[0][1]})"
+
+
+def shortfall(run: RunLog) -> str:
+    """How far a run got that stands short of its end; nothing for one that is finished."""
+    last, end = run.iters[-1], run.notes["config"]["max_iters"]
+    return f"{last:,} of {end:,} iterations" if last < end else ""
+
+
+def run_title(name: str, run: RunLog, note: str = "") -> str:
+    """A panel's title: name, parameters and seeds of the run, and how far it got if it is not finished."""
+    seeds = len(run.notes["seeds"])
+    title = f"{name}: {run.notes['parameters']:,} parameters, {seeds} seed{'s' if seeds > 1 else ''}{note}"
+    return "\n".join(line for line in (title, shortfall(run)) if line)
+
+
+def draw_curve(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, color: str, style) -> None:
     """The median of y (N, S) over the seeds as a line over x (N,), with a band if there are several seeds."""
     if y.shape[1] > 1:
         low, high = np.quantile(y, [0.1, 0.9], axis=1)
@@ -196,17 +114,22 @@ def curve(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, color: str, style)
     ax.plot(x, np.median(y, axis=1), label=label, color=color, linestyle=style, linewidth=1.6, marker=marker)
 
 
-def strips_of(tasks: list[str]) -> list[float]:
+def strip_heights(tasks: Sequence[str], held_out: bool) -> list[float]:
     """Relative heights of a panel's strips, top to bottom: right answers, held-out for arithmetic, loss."""
-    return [3, 1.2, 2] if "math" in tasks else [3, 2]
+    return [*([3] if tasks else []), *([1.2] if "math" in tasks and held_out else []), 2]
 
 
-def loss_limits(run: RunLog) -> tuple[float, float]:
-    """The loss's scale for all runs on a dataset: about the references; the first iterations lie above it."""
-    return 0.85 * run.notes["loss_floor"], 3.5 * run.notes["rule_loss"]
+def loss_limits(runs: Sequence[RunLog]) -> tuple[float, float]:
+    """The loss's scale for some runs on a dataset, about the references; the first iterations lie above."""
+    lows, highs = [], []
+    for run in runs:
+        loss, rule, floor = run.columns["train_loss"], run.notes["rule_loss"], run.notes["loss_floor"]
+        lows.append(0.85 * (loss.min() if floor is None else floor))
+        highs += [1.1 * np.median(loss, axis=1).min(), loss.max() if rule is None else 3.5 * rule]
+    return max(1e-3, min(lows, default=0.1)), max(1e-2, max(highs, default=5))
 
 
-def frame(strips: Sequence[Axes], limits: tuple[float, float]) -> None:
+def frame_strips(strips: Sequence[Axes], limits: tuple[float, float]) -> None:
     """Give the strips of a panel the scales that all panels of a figure have; `limits` are the loss's."""
     for ax in strips:
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
@@ -215,7 +138,8 @@ def frame(strips: Sequence[Axes], limits: tuple[float, float]) -> None:
         ax.set_axisbelow(True)
     for ax in strips[:-1]:
         ax.set(ylim=(-5, 105), yticks=range(0, 101, 50), ylabel="held-out\n(% of seeds)")
-    strips[0].set(yticks=range(0, 101, 20), ylabel="right answers (%)")
+    if len(strips) > 1:
+        strips[0].set(yticks=range(0, 101, 20), ylabel="right answers (%)")
     strips[-1].set(yscale="log", ylabel="loss (nats)", xlabel="iteration")
     strips[-1].set_yticks(LOSS_TICKS, [f"{t:g}" for t in LOSS_TICKS])
     strips[-1].minorticks_off()
@@ -227,44 +151,51 @@ def draw_heldout(ax: Axes, run: RunLog) -> None:
 
     A median over seeds would jump: a seed gets an equation right or wrong.
     """
-    x, right = run.iters, share(run, "heldout")
+    x, pairs = run.iters, run.notes["held_out"]
     edges = np.concatenate([x[:1] - 0.5, (x[1:] + x[:-1]) / 2, x[-1:] + 0.5])
-    for label, (least, color) in HELDOUT.items():
+    right = accuracy(run, "heldout") if pairs else np.zeros((len(x), 1))
+    for label, (least, color) in HELDOUT_LEVELS.items() if pairs else ():
         ax.stairs(100 * (right >= least).mean(1), edges, fill=True, color=color,
-                  label=f"held-out (5,7): {label}")
+                  label=f"{heldout_name(pairs)}: {label}")
     if not right.any():
-        ax.text(0.5, 0.5, "none right at any evaluation", transform=ax.transAxes, ha="center", va="center",
-                fontsize=8, color=GREY)
+        ax.text(0.5, 0.5, "none right at any evaluation" if pairs else "nothing was held out",
+                transform=ax.transAxes, ha="center", va="center", fontsize=8, color=GREY)
 
 
-def draw(strips: Sequence[Axes], run: RunLog, tasks: list[str]) -> None:
-    """Draw a run in the strips of `strips_of(tasks)`: right answers, held-out if there is arithmetic, loss.
+def draw_run(strips: Sequence[Axes], run: RunLog, tasks: list[str], limits: tuple[float, float]) -> None:
+    """Draw a run in a panel's strips: right answers, held-out if there is a strip for it, loss.
 
     A red dot stands where some seed answers everything right, as high as the share of such seeds.
     """
-    frame(strips, loss_limits(run))
-    answers, loss = strips[0], strips[-1]
-    for name in [name for task in tasks for name in SCORES_OF[task]]:
-        curve(answers, run.iters, 100 * share(run, name), *CURVES[name])
-    seeds = all_right(run, tasks).mean(1)
-    answers.plot(run.iters[seeds > 0], 100 * seeds[seeds > 0], "o", color=RED, markersize=2.6,
-                 linestyle="none", label="everything right, % of seeds")
-    if "math" in tasks:
-        draw_heldout(strips[1], run)
-    curve(loss, run.iters, run.columns["train_loss"], "loss", GREY, "-")
+    frame_strips(strips, limits)
+    answers, loss, x = strips[0], strips[-1], run.iters
+    scores = {name: accuracy(run, name) for task in tasks for name in SCORES[task]}
+    for name, right in scores.items():
+        draw_curve(answers, x, 100 * right, *CURVES[name])
+    if scores:
+        seeds = np.all([right == 1 for right in scores.values()], axis=0).mean(1)
+        answers.plot(x[seeds > 0], 100 * seeds[seeds > 0], "o", color=RED, markersize=2.6,
+                     linestyle="none", label="everything right, % of seeds")
+    for ax in strips[1:-1]:
+        draw_heldout(ax, run)
+    draw_curve(loss, x, run.columns["train_loss"], "loss", GREY, "-")
+    if not np.array_equal(run.columns["train_loss"], run.columns["val_loss"]):
+        draw_curve(loss, x, run.columns["val_loss"], "loss on val.bin", RED, ":")
     for name, (label, dashes) in REFERENCES.items():
         value = run.notes[name]
-        loss.axhline(value, label=f"{label}: {value:.3f}", color="black", linestyle=dashes, linewidth=0.8)
+        if value is not None:
+            loss.axhline(value, label=f"{label}: {value:.3f}", color="black", linestyle=dashes, linewidth=0.8)
 
 
-def legend(fig: Figure, strips: Sequence[Sequence[Axes]]) -> None:
+def add_legend(fig: Figure, strips: Sequence[Sequence[Axes]]) -> None:
     """One legend below all panels of a figure: a column for each kind of strip, each label once.
 
     `strips` holds the axes of each kind; the band is named once, in the loss's grey.
     """
     columns = [{label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
                for axes in strips]
-    columns[0].pop(BAND, None)
+    for column in columns[:-1]:
+        column.pop(BAND, None)
     rows = max(len(column) for column in columns)
     blank = {" " * i: Line2D([], [], linestyle="none") for i in range(rows)}  # fills up a short column
     entries = [entry for column in columns for entry in [*column.items(), *blank.items()][:rows]]
@@ -273,37 +204,25 @@ def legend(fig: Figure, strips: Sequence[Sequence[Axes]]) -> None:
         fig.legend(handles, labels, loc="outside lower center", ncols=len(columns), frameon=False, fontsize=9)
 
 
-def describe(run: RunLog) -> str:
-    """Parameters and seeds of a run, for a title."""
-    seeds = len(run.notes["seeds"])
-    return f"{run.notes['parameters']:,} parameters, {seeds} seed{'s' if seeds > 1 else ''}"
-
-
-def save(fig: Figure, path: Path) -> None:
-    """Write a figure, in the format of the path's suffix, at once or not at all."""
-    kind = path.suffix[1:]
-    same = {"CreationDate": None} if kind == "pdf" else None  # the same log gives the same bytes
-    replace_file(path, lambda f: fig.savefig(f, format=kind, dpi=150, metadata=same))
-    print(f"wrote {path}")
-
-
-def figure(run: RunLog, tasks: list[str]) -> Figure:
+def run_figure(run: RunLog, tasks: list[str]) -> Figure:
     """The picture of one run."""
-    heights = strips_of(tasks)
+    heights = strip_heights(tasks, bool(run.notes["held_out"]))
     fig = Figure(figsize=(8, 6), layout="constrained")
-    strips = fig.subplots(len(heights), sharex=True, height_ratios=heights)
-    draw(strips, run, tasks)
-    strips[0].set_title(f"{run.folder.resolve().name}: {describe(run)}")
-    legend(fig, [[ax] for ax in strips])
+    strips = fig.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    draw_run(strips, run, tasks, loss_limits([run]))
+    strips[0].set_title(run_title(run.folder.resolve().name, run), parse_math=False)
+    add_legend(fig, [[ax] for ax in strips])
     return fig
 
 
 def main(argv: list[str]) -> None:
     """Draw the run that the command line names."""
-    given = config.parse(argv, KEYS, __doc__)[0]
-    run = read_run(Path(given.get("model_folder", KEYS["model_folder"].default)))
-    tasks = tasks_of(run, given["operation"]) if "operation" in given else run.notes["tasks"]
-    save(figure(run, tasks), run.folder / f"plot.{given.get('format', FORMAT.default)}")
+    args = config.settings(argv, KEYS, __doc__)
+    run = read_run(Path(args["model_folder"]))
+    tasks = tasks_of(run, args["operation"]) if args["operation"] in OPERATIONS else run.notes["tasks"]
+    path = run.folder / f"plot.{args['format']}"
+    save_figure(run_figure(run, tasks), path)
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

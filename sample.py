@@ -1,14 +1,29 @@
 """Sample text from a trained model:
-  python sample.py --out_dir=math_mini_14 --num_samples=5 --max_new_tokens=3 --start="<7-5"
+  python sample.py --out_dir=results/math_mini_14 --start="<7-5" --max_new_tokens=3 --num_samples=3
 """
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import config
-from config import Key, UserError
-from data import rng
-from model import complete, open_run
+import config  # before numpy and torch: from then on Ctrl-C is quiet
+from config import KEYS, Key, UserError
 
-KEYS = {
+# isort: split
+import numpy as np
+import torch
+
+from data import encode, rng
+from data.log import parts
+from model import GPTConfig, flatten, forward, load_checkpoint, unflatten
+
+ROWS = 4096  # texts in one forward pass, of all seeds together
+RUN_KEYS = {  # what every tool that reads a run takes
+    "out_dir": KEYS["out_dir"],
+    "ckpt": Key("ckpt.pt", "checkpoint in out_dir, such as ckpt_best_math.pt"),
+    "model_seed": Key(-1, "which trained seed; -1 is the first", lo=-1),
+    "dataset": Key("", "whose vocabulary a checkpoint without one, nanoGPT's, was trained with"),
+}
+SAMPLE_KEYS = {
     "start": Key("\n", "prompt, or FILE:prompt.txt"),
     "num_samples": Key(10, "how many samples to print", lo=1, hi=100_000),
     "max_new_tokens": Key(50, "characters in each sample", lo=1, hi=100_000),
@@ -16,6 +31,155 @@ KEYS = {
     "top_k": Key(200, "sample among the k likeliest characters; above the vocabulary means all", lo=1),
     "seed": Key(1337, "of the sampling", lo=0, hi=2**31 - 1),
 }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Trained seeds of one run: params (S, P), the vocabulary, and each seed's number and iteration."""
+    params: torch.Tensor
+    cfg: GPTConfig
+    vocab: str
+    seeds: list[int]
+    iters: list[int]
+    held_out: tuple[tuple[int, int], ...]
+    device: torch.device = torch.device("cpu")
+
+    @torch.no_grad()
+    def logits(self, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """As an Engine's."""
+        return forward(unflatten(self.params, self.cfg), tokens, self.cfg, last=last)[:, :, 0]
+
+    def only(self, seed: int) -> "Trained":
+        """That seed alone, -1 the first. Raises UserError if it was not trained."""
+        if seed != -1 and seed not in self.seeds:
+            trained = ", ".join(map(str, self.seeds))
+            raise UserError(f"model_seed {seed} is not among those trained: {trained}")
+        i = 0 if seed == -1 else self.seeds.index(seed)
+        return replace(self, params=self.params[i:i + 1], seeds=[self.seeds[i]], iters=[self.iters[i]])
+
+
+def open_model(out_dir: str, ckpt: str = "ckpt.pt", dataset: str = "") -> Trained:
+    """All seeds of a run, its rank_N/ folders taken together.
+
+    Raises UserError as `load_checkpoint` does, and for a missing folder or parts of different runs.
+    """
+    if not Path(out_dir).is_dir():
+        raise UserError(f"no folder {out_dir}; expected the out_dir of a run of train_with_eval.py")
+    loaded = [load_checkpoint(folder / ckpt, dataset) for folder in parts(Path(out_dir))]
+    (first, cfg), seeds, iters = loaded[0], [], []
+    for part, _ in loaded:
+        seeds += part["seeds"]
+        own = part["iter_num"]  # a number, or in a best checkpoint one for each seed
+        iters += own if isinstance(own, list) else [own] * len(part["seeds"])
+    if len({(part["vocab"], other) for part, other in loaded}) > 1 or len(set(seeds)) < len(seeds):
+        raise UserError(f"{out_dir}: its rank_ folders are of different runs; put the right ones back")
+    held_out = tuple(tuple(pair) for pair in first.get("held_out", ()))
+    return Trained(torch.cat([flatten(part["model"], cfg) for part, _ in loaded]), cfg, first["vocab"], seeds,
+                   iters, held_out)
+
+
+def pick(logits: torch.Tensor, row: np.ndarray, u: np.ndarray, temperature: float, top_k: int) -> np.ndarray:
+    """Draw a token for each sample (S, M), from the logits (S, R, V) of its `row`, by its `u` in [0, 1)."""
+    best, ids = (x.cpu().numpy() for x in logits.topk(min(top_k, logits.shape[-1])))
+    seed = np.arange(len(row))[:, None]
+    if temperature == 0:
+        return ids[seed, row, 0]
+    with np.errstate(over="ignore"):  # the likeliest is 0, and the others may be -inf
+        odds = np.exp((best - best[..., :1]) / np.float32(max(temperature, 1e-30))).cumsum(-1)[seed, row]
+    rank = (odds <= u[..., None] * odds[..., -1:]).sum(-1)
+    return ids[seed, row, np.minimum(rank, odds.shape[-1] - 1)]
+
+
+def distinct(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each seed's distinct texts, by their keys (S, M): a sample (S, R) that has the text, and which of them
+    each sample (S, M) has. Seeds with fewer texts repeat their last one."""
+    found = [np.unique(row, return_index=True, return_inverse=True)[1:] for row in key]
+    most = max(len(first) for first, _ in found)
+    return (np.stack([np.pad(first, (0, most - len(first)), mode="edge") for first, _ in found]),
+            np.stack([which for _, which in found]))
+
+
+def generate(model, prompts: list[np.ndarray], u: np.ndarray, temperature: float, top_k: int,
+             stop: int | None = None) -> np.ndarray:
+    """Continue prompts, token ids each: (S, prompts, samples, new tokens), by uniforms `u` of that shape.
+
+    `model` is an Engine or a Trained. A text longer than the block is cropped to its last block_size tokens.
+    Equal texts of a seed share a row of the forward pass, so ten cold samples cost hardly more than one. With
+    a `stop` token the generation ends when every sample has produced it; what follows it is `stop` again.
+    """
+    (S, P, N, new), block = u.shape, model.cfg.block_size
+    length = np.array([len(prompt) for prompt in prompts]).repeat(N)  # (M,), of P * N samples
+    text = np.zeros((S, P * N, length.max() + new), dtype=np.int64)
+    for i, prompt in enumerate(prompts):
+        text[:, i * N:(i + 1) * N, :len(prompt)] = prompt
+    out = np.full((S, P * N, new), 0 if stop is None else stop)
+    key, seed = np.tile(np.arange(P).repeat(N), (S, 1)), np.arange(S)[:, None]
+    for t in range(new):
+        first, row = distinct(key)
+        T = min(int(length.max()), block)
+        start = np.maximum(length - T, 0)[first]  # (S, R)
+        window = text[seed[..., None], first[..., None], start[..., None] + np.arange(T)]
+        chunk = max(1, ROWS // S)
+        pairs = zip(*(torch.from_numpy(x).to(model.device).split(chunk, dim=1)
+                      for x in (window, length[first] - start - 1)))
+        logits = torch.cat([model.logits(tokens, last) for tokens, last in pairs], dim=1)
+        token = pick(logits, row, u[..., t].reshape(S, P * N), temperature, top_k)
+        if stop is not None:
+            token = np.where((out[..., :t] == stop).any(-1), stop, token)
+        out[..., t] = token
+        if stop is not None and (token == stop).all():
+            break
+        text[:, np.arange(P * N), length] = token
+        key, length = row * model.cfg.vocab_size + token, length + 1
+    return out.reshape(S, P, N, new)
+
+
+def complete(model, vocab: str, prompts: list[str], gens: list[np.random.Generator], new: int,
+             num_samples: int, temperature: float, top_k: int, stop: str = "") -> np.ndarray:
+    """The texts, `new` characters long, that each seed writes after each prompt: (S, prompts, num_samples).
+
+    `gens` holds a random generator for each seed. Raises UserError for a prompt that is empty or that has
+    characters which the vocabulary lacks.
+    """
+    if not all(prompts):
+        raise UserError("the prompt is empty; expected at least one character of the vocabulary")
+    ids = [encode(prompt, vocab, f"prompt {prompt!r}") for prompt in prompts]
+    u = np.stack([gen.random((len(prompts), num_samples, new), dtype=np.float32) for gen in gens])
+    stop_id = vocab.index(stop) if stop and stop in vocab else None
+    tokens = generate(model, ids, u, temperature, top_k, stop_id)
+    return np.ascontiguousarray(np.array(list(vocab))[tokens]).view(f"<U{new}")[..., 0]
+
+
+def ask_run(argv: list[str], doc: str, ask) -> tuple[dict, Trained, np.ndarray]:
+    """An evaluator's command line: (its settings, the seeds that it asks, what they say).
+
+    What they say is what `ask(model, vocab, seeds, iters, **sampling)` gives, (S, prompts, num_samples).
+    """
+    sampling = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
+    every = {"all_seeds": Key(False, "ask every trained seed instead of model_seed alone")}
+    args = config.settings(argv, RUN_KEYS | sampling | every, doc)
+    model = open_model(args["out_dir"], args["ckpt"], args["dataset"])
+    model = model if args["all_seeds"] else model.only(args["model_seed"])
+    texts = ask(model, model.vocab, model.seeds, model.iters, **{name: args[name] for name in sampling})
+    return args, model, texts
+
+
+def asked(args: dict, model: Trained) -> str:
+    """Whom an evaluator's command line has asked, in words."""
+    seeds, iters = (" to ".join(map(str, sorted({min(x), max(x)}))) for x in (model.seeds, model.iters))
+    return f"{args['out_dir']}/{args['ckpt']}: seed {seeds}, iteration {iters}\n"
+
+
+def distinct_texts(texts: np.ndarray) -> np.ndarray:
+    """The distinct texts, stripped, of (..., N), the most frequent first and joined by "|": (...)."""
+    counts = [Counter(text.strip() for text in row) for row in texts.reshape(-1, texts.shape[-1])]
+    return np.array(["|".join(text for text, _ in c.most_common()) for c in counts]).reshape(texts.shape[:-1])
+
+
+def tally(texts: np.ndarray) -> str:
+    """Distinct texts, stripped, each with how often it occurs: "'12' x3, '7>' x1"."""
+    unique, counts = np.unique([text.strip() for text in texts], return_counts=True)
+    return ", ".join(f"'{text}' x{n}" for text, n in zip(unique, counts))
 
 
 def read_prompt(start: str) -> str:
@@ -33,13 +197,13 @@ def read_prompt(start: str) -> str:
 
 def main(argv: list[str]) -> None:
     """Print samples of one trained seed, each with its prompt, a rule after each."""
-    args, p, cfg, ckpt = open_run(argv, KEYS, __doc__)
+    args = config.settings(argv, RUN_KEYS | SAMPLE_KEYS, __doc__)
+    model = open_model(args["out_dir"], args["ckpt"], args["dataset"]).only(args["model_seed"])
     prompt = read_prompt(args["start"])
-    texts = complete(p, cfg, ckpt["vocab"], [prompt], [rng(args["seed"], "sample")], args["max_new_tokens"],
+    texts = complete(model, model.vocab, [prompt], [rng(args["seed"], "sample")], args["max_new_tokens"],
                      args["num_samples"], args["temperature"], args["top_k"])
     for text in texts[0, 0]:
-        print(prompt + str(text))
-        print("---------------")
+        print(f"{prompt}{text}\n---------------")
 
 
 if __name__ == "__main__":

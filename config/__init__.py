@@ -1,16 +1,22 @@
 """Configs and command lines: nanoGPT's way (a Python file, then `--key=value`), with every key checked.
 
 A key is declared once, in `KEYS`, with its default, its meaning and the values it may take. A run config is a
-Python file that assigns some of them; names in capitals are its own constants. Whatever a user can get wrong
-raises `UserError`, which `run` prints as one line before it leaves with exit code 2.
+Python file that assigns some of them. Whatever a user can get wrong raises `UserError`, which `run` prints as
+one line before it leaves with exit code 2.
 """
-import argparse
+import contextlib
 import difflib
+import errno
 import math
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 
 class UserError(Exception):
@@ -75,10 +81,11 @@ def expected(key: Key) -> str:
     """What a key takes, in words for an error message."""
     if key.choices:
         return "one of " + ", ".join(str(c) for c in key.choices)
-    kind = {bool: "True or False", int: "a whole number", float: "a number",
-            str: "a text in UTF-8, not empty"}[type(key.default)]
+    kind = type(key.default)
+    words = {bool: "True or False", int: "a whole number", float: "a number",
+             str: "a text in UTF-8, not empty"}.get(kind, f"a {kind.__name__}")
     bounds = [f"{word} {b:g}" for word, b in (("at least", key.lo), ("at most", key.hi)) if math.isfinite(b)]
-    return " ".join([kind, " and ".join(bounds)]).strip()
+    return " ".join([words, " and ".join(bounds)]).strip()
 
 
 def check(name: str, value: object, key: Key, source: str) -> object:
@@ -90,7 +97,7 @@ def check(name: str, value: object, key: Key, source: str) -> object:
     else:
         good = type(value) is type(key.default)
         if good and type(value) in (int, float):
-            good = key.lo <= value <= key.hi
+            good = key.lo <= value <= key.hi and abs(value) < math.inf  # which no JSON holds, nor nan
         if good and type(value) is str:
             good = bool(value) and not any(ch == "\0" or "\ud800" <= ch <= "\udfff" for ch in value)
     if not good:
@@ -106,77 +113,88 @@ def from_text(text: str, key: Key) -> object:
     """The value that a command line's text stands for; text that is no such value comes back as text."""
     if text in ("True", "False") and (isinstance(key.default, bool) or True in key.choices):
         return text == "True"
-    for number in (int, float):
-        if isinstance(key.default, float) or (number is int and type(key.default) is int):
-            try:
-                return number(text)
-            except ValueError:
-                continue
+    if type(key.default) in (int, float):
+        with contextlib.suppress(ValueError):
+            return type(key.default)(text)
     return text
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are UserErrors."""
-
-    def error(self, message: str):
-        raise UserError(f"{message} (--help lists what there is)")
 
 
 def parse(argv: list[str], keys: dict[str, Key], description: str, positional: str = "",
           ) -> tuple[dict, list[str]]:
     """Read a command line: ({key: value} of the keys given, the positional arguments).
 
-    Takes `--key=value` and `--key value`, and a bare `--key` as True where that is a choice; `--help` prints
-    every key and leaves. Raises UserError for an unknown key, a wrong type, a value out of range, or a stray
+    Takes `--key=value`, `--key value`, and a bare `--key` as True for a yes-or-no key; `--help` prints every
+    key and leaves. Raises UserError for an unknown key, a wrong type, a value out of range, or a stray
     argument.
     """
-    parser = Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, key in keys.items():
-        shown = f"{key.help} [{key.default}]".replace("%", "%%")
-        flag = {"nargs": "?", "const": "True"} if isinstance(key.default, bool) else {}
-        parser.add_argument(f"--{name}", metavar="VALUE", help=shown, **flag)
-    if positional:
-        parser.add_argument("files", nargs="*", metavar=positional, default=[])
-    # a file after a bare --key is no value of it
-    bare = {f"--{name}" for name, key in keys.items() if isinstance(key.default, bool)}
-    argv = [f"{arg}=True" if arg in bare and after.endswith(".py") else arg
-            for arg, after in zip(argv, [*argv[1:], ""])]
-    # intermixed: a file may stand before or after the keys
-    given, stray = parser.parse_known_intermixed_args(argv)
-    given = vars(given)
-    files = given.pop("files", [])
-    for text in stray:
-        name = text.lstrip("-").split("=")[0]
-        hint = nearest(name, keys) if text.startswith("-") else ""
-        raise UserError(f"unknown argument {text}{hint}; --help lists what there is")
-    values = {name: from_text(text, keys[name]) for name, text in given.items()}
-    return {name: check(name, value, keys[name], "command line") for name, value in values.items()}, files
+    given, files, rest = {}, [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, text = word.removeprefix("--").partition("=")
+        if word in ("--help", "-h"):
+            print(f"{description}\n", *(f"  --{k} VALUE\n        {key.help} [{key.default}]"
+                                        for k, key in keys.items()), sep="\n")
+            sys.exit(0)
+        if positional and not word.startswith("-"):
+            files.append(word)
+            continue
+        if name not in keys or not word.startswith("--"):
+            hint = nearest(name.lstrip("-"), keys) if word.startswith("-") else ""
+            raise UserError(f"unknown argument {word}{hint}; --help lists what there is")
+        if not equals and isinstance(keys[name].default, bool):
+            text = rest.pop(0) if rest and rest[0] in ("True", "False") else "True"
+        elif not equals:
+            text = rest.pop(0) if rest else ""
+        given[name] = check(name, from_text(text, keys[name]), keys[name], "command line")
+    return given, files
 
 
-def read_file(path: str) -> dict:
-    """The settings that a run config assigns. Raises UserError if it cannot be read or has unknown keys."""
+def settings(argv: list[str], keys: dict[str, Key], description: str) -> dict:
+    """All `keys`: as a command line gives them, else by default."""
+    return {name: key.default for name, key in keys.items()} | parse(argv, keys, description)[0]
+
+
+@contextlib.contextmanager
+def own_code(source: str):
+    """Around code of the user's own, from the file `source`: what it raises becomes a UserError."""
     try:
-        code = compile(Path(path).read_text(encoding="utf-8"), path, "exec")
-    except (OSError, UnicodeDecodeError) as e:
-        why = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
-        known = [str(p) for p in sorted(Path("config").glob("train_*.py"))]
-        raise UserError(f"config file {path}: {why}{nearest(path, known)}; expected a file such as "
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as e:  # it may raise anything
+        lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == source]
+        line, why = (e.lineno, e.msg) if isinstance(e, SyntaxError) else (lines[-1] if lines else None, e)
+        where = f", line {line}" if line else ""
+        raise UserError(f"{source}{where}: {type(e).__name__}: {why}; fix the file") from None
+
+
+def execute(path: str, source: str) -> dict:
+    """Run the user's own Python file, called `source` in messages, and return the names it defines."""
+    names = {"__file__": path, "__name__": "own_code"}
+    with own_code(source):
+        exec(compile(Path(path).read_bytes(), source, "exec"), names)  # of bytes: it may begin with a BOM
+    return names
+
+
+def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
+    """The settings that a run config assigns; modules, functions and names unlike any key are its own.
+
+    Raises UserError if it cannot be read, for values that will not do, and for what nearly is a key.
+    """
+    source, given = f"config file {path}", {}
+    try:
+        open(path).close()
+    except (OSError, ValueError) as e:  # the latter for a zero byte in the path
+        known, why = map(str, sorted(Path("config").glob("train_*.py"))), getattr(e, "strerror", e)
+        raise UserError(f"{source}: {why}{nearest(path, known)}; expected a file such as "
                         "config/train_math_mini_14.py") from None
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:  # the latter for endless nesting
-        where = f", line {e.lineno}" if isinstance(e, SyntaxError) else ""
-        raise UserError(f"config file {path}{where}: {str(e) or 'too complicated'}; fix the file") from None
-    names: dict = {"__file__": path, "__name__": "run_config"}
-    try:
-        exec(code, names)
-    except (Exception, SystemExit) as e:  # the user's own code may raise anything
-        raise UserError(f"config file {path} raised {type(e).__name__}: {e}; fix the file") from None
-    settings = {k: v for k, v in names.items() if not k.startswith("_") and not k.isupper()}
-    for name in settings:
-        if name not in KEYS:
-            raise UserError(f"config file {path}: unknown key {name}{nearest(name, KEYS)}; "
-                            "write helpers of your own in capitals")
-    return {name: check(name, value, KEYS[name], f"config file {path}") for name, value in settings.items()}
+    for name, value in execute(path, source).items():
+        own = name.startswith("_") or name.isupper() or isinstance(value, ModuleType) or callable(value)
+        if name in keys:
+            given[name] = check(name, value, keys[name], source)
+        elif not own and nearest(name, keys):
+            raise UserError(f"{source}: unknown key {name}{nearest(name, keys)}; begin your own names with _")
+    return given
 
 
 def read(argv: list[str], description: str) -> tuple[dict, dict]:
@@ -189,15 +207,57 @@ def read(argv: list[str], description: str) -> tuple[dict, dict]:
     return {name: key.default for name, key in KEYS.items()} | given, given
 
 
+class Stream:
+    """stdout or stderr that harms no job: whoever reads it may leave, or never have been there."""
+
+    def __init__(self, stream):
+        self.stream = stream or open(os.devnull, "w")
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # letters that a terminal cannot show
+
+    def __getattr__(self, name: str):
+        value = getattr(self.stream, name)
+        return partial(self.safely, value) if name in ("write", "flush") else value
+
+    def safely(self, act: Callable, *args):
+        """`act(*args)`; from when pipe or terminal are closed, the null device takes their place."""
+        try:
+            return act(*args)
+        except OSError as e:
+            if e.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Run a script's `main(argv)`; a UserError, or a disk's, becomes one line on stderr and exit code 2.
 
-    Ctrl-C where `main` does not take it itself ends with exit code 130, as a shell has it.
+    Ctrl-C where `main` does not take it itself ends with exit code 130, as a shell has it. A reader that
+    leaves (`| head -1`) changes nothing, not the exit code either: all work is done.
     """
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (UserError, OSError) as e:
-        print("error: " + " ".join(str(e).split()), file=sys.stderr)
-        sys.exit(2)
+    if signal.getsignal(signal.SIGINT) is leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with (contextlib.redirect_stdout(Stream(sys.stdout)) as out,
+          contextlib.redirect_stderr(Stream(sys.stderr)) as err):
+        try:
+            try:
+                code = main(sys.argv[1:])
+            finally:
+                out.flush()
+        except KeyboardInterrupt:
+            code = 130
+        except (UserError, OSError) as e:
+            print("error: " + " ".join(str(e).split()), file=err)
+            code = 2
+    sys.exit(code)
+
+
+def leave(*_) -> None:
+    """What Ctrl-C does until `run` begins: the import of torch may swallow a KeyboardInterrupt."""
+    os._exit(130)
+
+
+ROOT = Path(__file__).resolve().parents[1]
+is_script = Path(getattr(sys.modules["__main__"], "__file__", None) or "/-").resolve().parent == ROOT
+if is_script and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, leave)

@@ -1,6 +1,7 @@
 """n14 on arithmetic and capitals, 2,142 parameters: the smallest of the paper."""
-from config.shared import BOTH
-
-globals().update(BOTH)
 out_dir = "both_mini_14"
+dataset = "both_math_and_facts"
+block_size = 24
+batch_size = 576
+n_layer = n_head = 1
 n_embd = 14

@@ -1,6 +1,7 @@
 """n28 on capitals, 6,216 parameters: twice the width."""
-from config.shared import FACTS
-
-globals().update(FACTS)
 out_dir = "facts_mini_28"
+dataset = "facts_char"
+block_size = 24
+batch_size = 576
+n_layer = n_head = 1
 n_embd = 28

@@ -1,5 +1,10 @@
 """MLT on capitals, 10,641,408 parameters: room far beyond what the text needs."""
-from config.shared import FACTS, MLT
-
-globals().update(FACTS | MLT)
 out_dir = "facts_mini_mlt"
+dataset = "facts_char"
+block_size = 24
+batch_size = 576
+n_layer = n_head = 6
+n_embd = 384
+mlp_expansion = 4
+weight_decay, dropout = 0.1, 0.2
+learning_rate, min_lr = 1e-5, 1e-6

@@ -1,6 +1,7 @@
 """n14 on arithmetic, 1,456 parameters: the smallest of the paper."""
-from config.shared import MATH
-
-globals().update(MATH)
 out_dir = "math_mini_14"
+dataset = "as_math"
+block_size = 9
+batch_size = 882
+n_layer = n_head = 1
 n_embd = 14

@@ -1,6 +1,7 @@
 """n28 on arithmetic, 5,264 parameters: twice the width."""
-from config.shared import MATH
-
-globals().update(MATH)
 out_dir = "math_mini_28"
+dataset = "as_math"
+block_size = 9
+batch_size = 882
+n_layer = n_head = 1
 n_embd = 28

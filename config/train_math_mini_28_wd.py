@@ -1,6 +1,8 @@
 """n28 on arithmetic, 5,264 parameters: regularised like every other model."""
-from config.shared import MATH, WD
-
-globals().update(MATH | WD)
 out_dir = "math_mini_28_wd"
+dataset = "as_math"
+block_size = 9
+batch_size = 882
+n_layer = n_head = 1
 n_embd = 28
+weight_decay, dropout = 0.1, 0.0

@@ -1,5 +1,10 @@
 """MLT on arithmetic, 10,628,352 parameters: regularised like every other model."""
-from config.shared import MATH, MLT, WD
-
-globals().update(MATH | MLT | WD)
 out_dir = "math_mini_mlt_wd"
+dataset = "as_math"
+block_size = 9
+batch_size = 882
+n_layer = n_head = 6
+n_embd = 384
+mlp_expansion = 4
+weight_decay, dropout = 0.1, 0.0
+learning_rate, min_lr = 1e-5, 1e-6

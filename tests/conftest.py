@@ -20,9 +20,7 @@ def subnormal_numbers():
 
 @pytest.fixture(scope="session")
 def datasets() -> dict[str, data.Dataset]:
-    """The three datasets by task, their files written."""
-    for name in TASKS.values():
-        data.prepare_missing(name)
+    """The three datasets by task."""
     return {task: data.load(name) for task, name in TASKS.items()}
 
 

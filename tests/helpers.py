@@ -5,14 +5,20 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 import config
 import data
+import engine
+import model
 import train_with_eval
+from data.batches import Batches
+from engine.state import fresh
 from model import GPTConfig, flatten, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,22 +32,43 @@ TINY = ["--device=cpu", "--compile=False", "--batch_size=128", "--warmup_iters=5
 
 
 def settings(run: str = "math_mini_14", **changed) -> dict:
-    """The effective config of a run, ready for `train_with_eval.Run`: small batches, CPU, not compiled."""
+    """The effective config of a run, decided for this machine: small batches, CPU, not compiled."""
     c = config.read([f"config/train_{run}.py"], "")[0]
-    return train_with_eval.resolve(c | dict(device="cpu", compile=False, batch_size=8) | changed)
+    return engine.resolve(c | dict(device="cpu", compile=False, batch_size=8) | changed)
 
 
 def shape_of(run: str) -> GPTConfig:
     """The GPTConfig of a run config."""
-    c = config.read([f"config/train_{run}.py"], "")[0]
-    keys = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")
-    return GPTConfig(vocab_size=VOCAB[run.split("_")[0]], **{k: c[k] for k in keys})
+    return model.shape_of(config.read([f"config/train_{run}.py"], "")[0], VOCAB[run.split("_")[0]])
 
 
-def start(**changed) -> train_with_eval.Run:
+@dataclass
+class Training:
+    """A run in memory: config, engine, and what it trains on; `done` counts its updates."""
+    c: dict
+    engine: engine.Engine
+    dataset: data.Dataset
+    text: torch.Tensor  # of dataset.train, int32
+    batches: Batches
+    done: int = 0
+
+    def advance(self, n: int) -> torch.Tensor:
+        """Make n updates as the trainer would; the weights (S, P) after them, on the CPU."""
+        end = self.done + n
+        while self.done < end:
+            batch = self.batches.get(self.done, end - self.done)
+            self.engine.train(torch.from_numpy(batch), train_with_eval.rates(self.done, len(batch), self.c))
+            self.done += len(batch)
+        return self.engine.state["params"].cpu().clone()
+
+
+def start(**changed) -> Training:
     """A run in memory, of `settings(**changed)`."""
     c = settings(**changed)
-    return train_with_eval.Run(c, data.load(c["dataset"]))
+    dataset, seeds = data.load(c["dataset"]), train_with_eval.seeds_of(c)
+    cfg, text = model.shape_of(c, len(dataset.vocab)), torch.from_numpy(dataset.train.astype(np.int32))
+    batches = Batches(seeds, len(text) - c["block_size"], c["batch_size"], c["max_iters"])
+    return Training(c, engine.make(c, cfg, fresh(cfg, seeds), text), dataset, text, batches)
 
 
 def train(folder: Path, *args: str, run: str = "math_mini_14", code: int = 0) -> Path:

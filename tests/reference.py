@@ -1,9 +1,40 @@
-"""What follows from the benchmark's plain GPT: one model in PyTorch's own layers, nothing of model.py's."""
+"""The oracle: one GPT of one seed in PyTorch's own layers, as nanoGPT has it; of ours only the names."""
+from functools import partial
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from bench import PlainGPT as GPT
 from model import GPTConfig, shapes, unflatten
+
+
+class GPT(nn.Module):
+    """Token ids (B, T) -> logits (B, T, vocab_size)."""
+
+    def __init__(self, cfg: GPTConfig):
+        super().__init__()
+        self.cfg, n, m = cfg, cfg.n_embd, cfg.mlp_expansion * cfg.n_embd
+        linear, norm = partial(nn.Linear, bias=False), partial(nn.LayerNorm, bias=False)
+        blocks = [nn.ModuleDict(dict(
+            ln_1=norm(n), attn=nn.ModuleDict(dict(c_attn=linear(n, 3 * n), c_proj=linear(n, n))),
+            ln_2=norm(n), mlp=nn.ModuleDict(dict(c_fc=linear(n, m), c_proj=linear(m, n)))))
+            for _ in range(cfg.n_layer)]
+        self.transformer = nn.ModuleDict(dict(
+            wte=nn.Embedding(cfg.vocab_size, n), wpe=nn.Embedding(cfg.block_size, n), h=nn.ModuleList(blocks),
+            ln_f=norm(n)))
+        self.lm_head = linear(n, cfg.vocab_size)
+        self.lm_head.weight = self.transformer.wte.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        B, T = ids.shape
+        x = self.transformer.wte(ids) + self.transformer.wpe(torch.arange(T))
+        for h in self.transformer.h:
+            q, k, v = (y.view(B, T, self.cfg.n_head, -1).transpose(1, 2)
+                       for y in h.attn.c_attn(h.ln_1(x)).chunk(3, dim=2))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + h.attn.c_proj(y.transpose(1, 2).flatten(2))
+            x = x + h.mlp.c_proj(F.gelu(h.mlp.c_fc(h.ln_2(x))))
+        return self.lm_head(self.transformer.ln_f(x))
 
 
 def loaded(model: dict[str, torch.Tensor], seed: int, cfg: GPTConfig) -> GPT:
@@ -11,7 +42,7 @@ def loaded(model: dict[str, torch.Tensor], seed: int, cfg: GPTConfig) -> GPT:
     weights = {k: v[seed] for k, v in model.items()}
     gpt = GPT(cfg).to(weights["lm_head.weight"].dtype)
     gpt.load_state_dict(weights, strict=True)
-    return gpt.eval()  # no dropout; gradients are the same
+    return gpt
 
 
 def gpt_of(flat: torch.Tensor, seed: int, cfg: GPTConfig) -> GPT:

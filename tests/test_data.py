@@ -1,18 +1,24 @@
-"""Data: texts, bins, windows, the two reference losses, and what is said of damaged files."""
+"""Data: texts, bins, what is held out, the two reference losses, and what is said of a user's own files."""
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import data
 from config import UserError
 from data.facts_char.prepare import capitals
-from helpers import ROOT, TASKS, VOCAB, run_script, train
+from data.files import Lock
+from helpers import ROOT, TASKS, VOCAB, run_script
 
 CHARACTERS = {"math": 1764, "facts": 1547, "both": 3311}
 BLOCK_SIZE = {"math": 9, "facts": 24, "both": 24}
@@ -33,13 +39,17 @@ def test_size_and_vocabulary_are_exact(datasets, task):
     assert text_of(d) == text_of(d, "val"), "train and validation are the same text by design"
 
 
+def equations(held_out) -> list[str]:
+    """All equations but those of the held-out pairs."""
+    pairs = {frozenset(pair) for pair in held_out}
+    return sorted(line for a in range(10) for b in range(10) if {a, b} not in pairs
+                  for line in (f"<{a}+{b}={a + b}>", f"<{a}-{b}={a - b}>"))
+
+
 def test_arithmetic_is_every_equation_once_except_the_held_out(datasets):
     lines = text_of(datasets["math"]).splitlines()
-    expected = {f"<{a}+{b}={a + b}>" for a in range(10) for b in range(10)}
-    expected |= {f"<{a}-{b}={a - b}>" for a in range(10) for b in range(10)}
-    expected -= {"<5+7=12>", "<7+5=12>", "<5-7=-2>", "<7-5=2>"}
     assert len(lines) == 196 and {len(line) for line in lines} == {8}
-    assert sorted(line.rstrip(" ") for line in lines) == sorted(expected)
+    assert sorted(line.rstrip(" ") for line in lines) == equations([(5, 7)])
 
 
 def test_arithmetic_is_shuffled(datasets):
@@ -73,102 +83,237 @@ def test_both_is_arithmetic_then_capitals(datasets):
 
 
 @pytest.fixture
-def bare(tmp_path):
-    """A copy of the code that data needs, without any prepared file."""
+def bare(tmp_path, monkeypatch):
+    """A copy of the code that data needs, unprepared, as the repository and working directory."""
     for name in ("config", "data"):
-        prepared = shutil.ignore_patterns("*.bin", "meta.json", "__pycache__")
+        prepared = shutil.ignore_patterns("*.bin", "meta.json", "__pycache__", "as_math_*")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=prepared)
+    monkeypatch.setattr(data, "ROOT", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_prepare_works_as_typed_from_the_root_and_is_deterministic(bare, datasets):
+def bytes_of(folder: Path) -> list[bytes]:
+    """A dataset's three files."""
+    return [(folder / file).read_bytes() for file in data.FILES]
+
+
+def refused(name: str, *parts: str) -> str:
+    """Assert that the dataset is refused in one line that has all `parts`; that line."""
+    with pytest.raises(UserError) as e:
+        data.load(name)
+    assert all(part in str(e.value) for part in parts) and "\n" not in str(e.value), str(e.value)
+    return str(e.value)
+
+
+def test_prepare_works_as_typed_from_anywhere_and_is_deterministic(bare, datasets):
     """`python data/<name>/prepare.py` on a fresh checkout writes the same bytes, whatever the hash seed."""
     for i, name in enumerate(TASKS.values()):
-        done = run_script(f"data/{name}/prepare.py", cwd=bare, PYTHONHASHSEED=str(i), PYTHONPATH="")
+        cwd, script = (bare, f"data/{name}/prepare.py") if i else (bare / "data" / name, "prepare.py")
+        done = run_script(script, cwd=cwd, PYTHONHASHSEED=str(i), PYTHONPATH="")
         assert (done.returncode, done.stderr) == (0, "")
         assert name in done.stdout
-        for file in ("train.bin", "val.bin", "meta.json"):
-            assert (bare / "data" / name / file).read_bytes() == (ROOT / "data" / name / file).read_bytes()
+        assert bytes_of(bare / "data" / name) == bytes_of(ROOT / "data" / name)
+
+
+def test_missing_files_are_written_and_said(bare, datasets, capsys):
+    for missing, said in ((data.FILES, "meta.json, train.bin, val.bin"), (["val.bin"], "val.bin"), ([], "")):
+        for file in missing:
+            Path("data/as_math", file).unlink(missing_ok=True)
+        assert np.array_equal(data.load("as_math").train, datasets["math"].train)
+        assert capsys.readouterr().out == (f"data/as_math: wrote {said}\n" if said else "")
+        assert bytes_of(bare / "data/as_math") == bytes_of(ROOT / "data/as_math")
+
+
+def test_without_a_place_to_write_the_data_live_in_memory(bare, datasets, monkeypatch, capsys):
+    def refuse(path, write):
+        raise UserError(f"cannot write {path}: Read-only file system")
+    monkeypatch.setattr(data, "replace_file", refuse)
+    assert np.array_equal(data.load("as_math").train, datasets["math"].train)
+    assert "Read-only file system" in capsys.readouterr().out
+    assert not Path("data/as_math/train.bin").exists()
+
+
+def test_preparing_at_once_is_harmless(bare, datasets):
+    load = [sys.executable, "-c", "import data; assert data.load('both_math_and_facts').train.size == 3311"]
+    jobs = [subprocess.Popen(load) for _ in range(6)]
+    assert [job.wait() for job in jobs] == [0] * 6
+    assert bytes_of(bare / "data/both_math_and_facts") == bytes_of(ROOT / "data/both_math_and_facts")
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(data.FILES), st.floats(0, 1), st.integers(0, 40), st.binary(max_size=8))
+def test_any_damage_is_refused_with_the_command_that_mends_it(bare, datasets, file, where, cut, put):
+    data.load("as_math")
+    path = Path("data/as_math", file)
+    old = path.read_bytes()
+    at = int(where * len(old))
+    new = old[:at] + put + old[at + cut:]
+    assume(new != old)
+    path.write_bytes(new)
+    try:
+        refused("as_math", file, "run python data/as_math/prepare.py")
+    finally:
+        path.write_bytes(old)
+
+
+def test_data_of_an_older_rule_are_refused_and_the_command_mends_them(bare):
+    """Else the log would speak of held-out equations that stand in the text."""
+    data.load("as_math")
+    rule = Path("data/as_math/prepare.py")
+    rule.write_text(rule.read_text().replace("((5, 7),)", "((5, 8),)"))
+    command = refused("as_math", "not what its prepare.py makes now").split("; run ")[1].split(" (or")[0]
+    assert run_script(*command.split()[1:], cwd=bare).returncode == 0
+    assert data.load("as_math").held_out == ((5, 8),)
+    assert "5+8=" not in text_of(data.load("as_math")) and "5+7=12" in text_of(data.load("as_math"))
+
+
+digit_pairs = st.tuples(st.integers(0, 9), st.integers(0, 9))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(digit_pairs, min_size=1, max_size=20, unique_by=frozenset))
+def test_any_pairs_can_be_held_out(bare, pairs):
+    """By a dataset that has all other equations, and that is the same when it is loaded by its name."""
+    name = data.variant("as_math", ",".join(f"{a}-{b}" for a, b in pairs))
+    shutil.rmtree(bare / "data" / name)
+    d = data.load(name)
+    assert sorted(line.rstrip() for line in text_of(d).splitlines()) == equations(pairs)
+    assert set(map(frozenset, d.held_out)) == set(map(frozenset, pairs)) and d.tasks == ("math",)
+    assert data.make(name, "as_math", tuple(reversed(d.held_out)))[0].sha256 == d.sha256
+
+
+def prepare(name: str, *argv: str) -> None:
+    data.prepare(name, list(argv))
+
+
+def test_held_out_pairs_are_a_property_of_the_data(bare, capsys):
+    prepare("as_math", "--held_out=8-3,2-6")
+    assert "train on it with --dataset=as_math_3-8_2-6" in capsys.readouterr().out
+    prepare("both_math_and_facts", "--held_out=3-8", "--name=mine")
+    both = data.load("mine")
+    assert (both.held_out, both.tasks) == (((3, 8),), ("math", "facts"))
+    assert "Capital of" in text_of(both) and "3+8=" not in text_of(both) and "5+7=12" in text_of(both)
+    meta = json.loads(Path("data/mine/meta.json").read_text())
+    assert (meta["held_out"], meta["source"]) == ([[3, 8]], "both_math_and_facts")
+    Path("data/mine/val.bin").write_bytes(b"")
+    refused("mine", "run python data/both_math_and_facts/prepare.py --held_out=3-8 --name=mine")
+    prepare("both_math_and_facts", "--held_out=3-8", "--name=mine")
+    assert data.load("mine").sha256 == both.sha256
+    Path("data/mine/meta.json").write_text("{}")
+    refused("mine", "data/mine/meta.json is damaged", "--name=mine")
+
+
+ALL_PAIRS = ",".join(f"{a}-{b}" for a in range(10) for b in range(a, 10))
+
+
+@pytest.mark.parametrize("argv, message", [
+    ("--held_out=5", "pairs of digits"), ("--held_out=a-b", "pairs of digits"), ("--held_out=,", "pairs of"),
+    ("--held_out=5-12", "'5-12' will not do"), ("--held_out=1-2-3", "pairs of digits"), ("--held_out=", "''"),
+    ("--held_out=3-8,3-8", "twice"), ("--held_out=5-7,7-5", "twice"), ("--name=mine", "--held_out"),
+    (f"--held_out={ALL_PAIRS}", "all pairs"), ("--held_out=3-8 --name=a/b", "plain folder"),
+    ("--held_out=3-8 --name=../b", "plain folder"), ("--held_out=3-8 --name=facts_char", "no other dataset"),
+    ("--held_out=3-8 --name=as_math", "no other dataset"), ("--held_out=3-8 --name=as_math_1-2", "no other"),
+    ("--held_out=3-8 --name=files.py", "no other dataset"), ("--hold_out=3-8", "mean held_out")])
+def test_wrong_pairs_and_names_are_one_line_and_write_nothing(bare, argv, message):
+    data.variant("as_math", ((1, 2),))
+    before = sorted(bare.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        prepare("as_math", *argv.split())
+    with pytest.raises(UserError, match="unknown argument --held_out"):
+        prepare("facts_char", "--held_out=3-8")
+    assert sorted(bare.rglob("*")) == before
+
+
+TEXT = "\ndef text(): return 'abc'"
+OWN = [  # a prepare.py, and what is said of it
+    ("TASKS = ()\ndef text(): return ''.join(map(chr, range(300)))", "300 distinct characters"),
+    ("TASKS = ()\ndef text(): return 'a\\ud800b'", "as UTF-8 has them"), (TEXT, "TASKS = None will not do"),
+    ("TASKS = ('multiplication',)" + TEXT, "('multiplication',)"), ("TASKS = 'math'" + TEXT, "= 'math'"),
+    ("TASKS = [['math']]" + TEXT, "[['math']]"), ("TASKS = ('math', 'math')" + TEXT, "('math', 'math')"),
+    ("TASKS = ()", "text is no function"), ("TASKS = ()\ntext = 'abc'", "text is no function"),
+    ("TASKS = ()\ndef text(): pass", "text() returned None"), ("TASKS = ()\ndef text(n): pass", "TypeError"),
+    ("TASKS = ()\ndef text(): return ''", "text() returned ''"), ("TASKS = (\n", "line 1: SyntaxError"),
+    ("TASKS = ()\n1 / 0", "line 2: ZeroDivisionError"), ("import sys\nsys.exit()", "SystemExit"),
+    ("TASKS = ()\ndef text():\n    return {}['x']", "line 3: KeyError"),
+    ("TASKS = ()\nHELD_OUT = (5, 7)" + TEXT, "HELD_OUT = (5, 7) will not do"),
+    ("TASKS = ()\ndef val_text(): pass" + TEXT, "val_text() returned None")]
 
 
 @pytest.fixture
-def copied(bare, datasets, monkeypatch):
-    """A copy of as_math's folder that tests may damage, which `data.load` reads in place of the real one."""
-    monkeypatch.setattr(data, "ROOT", bare / "data")
-    for file in ("train.bin", "val.bin", "meta.json"):
-        shutil.copy(ROOT / "data/as_math" / file, bare / "data/as_math" / file)
-    return bare / "data/as_math"
+def mine(bare):
+    """The prepare.py of a user's own dataset, mine."""
+    Path("data/mine").mkdir()
+    return Path("data/mine/prepare.py")
 
 
-def test_missing_data_is_prepared_and_said_by_training_alone(copied, datasets, tmp_path, capsys):
-    """Not before all checks have passed; and `data.load` gives the same without writing anything."""
-    for file in data.FILES:
-        (copied / file).unlink()
-    assert np.array_equal(data.load("as_math").train, datasets["math"].train)
-    for args in (["--block_size=1764"], ["--n_embd=65536"], ["--n_head=3"]):
-        with pytest.raises(UserError):
-            train(tmp_path / "run", *args)
-    assert not any((copied / file).exists() for file in data.FILES) and capsys.readouterr().out == ""
-    train(tmp_path / "run", "--max_iters=0")
-    assert "as_math is not prepared yet" in capsys.readouterr().out
-    for file in data.FILES:
-        assert (copied / file).read_bytes() == (ROOT / "data/as_math" / file).read_bytes()
-    train(tmp_path / "run", "--max_iters=0", "--overwrite")
-    assert "not prepared" not in capsys.readouterr().out
+@pytest.mark.parametrize("content, message", OWN)
+def test_mistakes_in_an_own_prepare_py_name_the_file_and_the_mistake(mine, content, message):
+    mine.write_text(content)
+    refused("mine", str(mine), message)
+    assert os.listdir("data/mine") == ["prepare.py"]
 
 
-def meta_with(**changed) -> bytes:
-    """meta.json of as_math with some entries changed, or left out where None."""
-    meta = json.loads((ROOT / "data/as_math/meta.json").read_text()) | changed
-    return json.dumps({k: v for k, v in meta.items() if v is not None}).encode()
+def test_an_own_text_may_have_another_for_validation(mine):
+    mine.write_text("TASKS = []\ndef text(): return 'abab'\ndef val_text(): return 'ac'", "utf-8-sig")
+    d = data.load("mine")
+    assert (d.vocab, d.tasks, text_of(d), text_of(d, "val")) == ("abc", (), "abab", "ac")
+    assert data.references(d, 1) == {"loss_floor": 0, "rule_loss": 0}
+    mine.write_text("TASKS = []\ndef text(): return 'abab'\ndef val_text(): return 'ca'")
+    refused("mine", "data/mine/meta.json is not what")
 
 
-DAMAGE = {
-    "train.bin missing": ("train.bin", lambda b: None),
-    "val.bin missing": ("val.bin", lambda b: None),
-    "meta.json missing": ("meta.json", lambda b: None),
-    "truncated": ("train.bin", lambda b: b[:1000]),
-    "empty": ("val.bin", lambda b: b""),
-    "too long": ("train.bin", lambda b: b + b"\0"),
-    "another text": ("val.bin", lambda b: b[::-1]),
-    "id outside the vocabulary": ("train.bin", lambda b: b[:-1] + b"\xff"),
-    "meta not JSON": ("meta.json", lambda b: b[:20]),
-    "meta not UTF-8": ("meta.json", lambda b: b"\xff\xfe"),
-    "meta not a dict": ("meta.json", lambda b: b"[1]"),
-    "meta without vocab": ("meta.json", lambda b: meta_with(vocab=None)),
-    "meta without tasks": ("meta.json", lambda b: meta_with(tasks=None)),
-    "meta without sha256": ("meta.json", lambda b: meta_with(sha256=None)),
-    "vocabulary no text": ("meta.json", lambda b: meta_with(vocab=17)),
-    "vocabulary too small": ("meta.json", lambda b: meta_with(vocab="abc")),
-    "vocabulary in another order": ("meta.json", lambda b: meta_with(vocab="<>+-= \n0123456789")),
-    "vocabulary no UTF-8": ("meta.json", lambda b: meta_with(vocab=json.loads(b)["vocab"][:-1] + "\ud800")),
-    "other sha256": ("meta.json", lambda b: meta_with(sha256="0" * 64)),
-}
+def test_a_large_text_is_loaded_and_measured_at_once(mine):
+    """A megabyte; reference losses up to a stated size."""
+    mine.write_text("import random\nTASKS = ()\ndef text(): return ''.join("
+                    "random.Random(1).choices('abcdefghijklmnopqrstuvwxyz   \\n', k=1_000_000))")
+    begin, d = time.process_time(), data.load("mine")
+    assert all(loss > 0 for loss in data.references(d, data.LARGEST // 1_000_000).values())
+    assert data.references(d, 24) == {"loss_floor": None, "rule_loss": None}
+    assert time.process_time() - begin < 15
 
 
-@pytest.mark.parametrize("what", DAMAGE)
-def test_damaged_data_names_the_file_and_the_fix(copied, what):
-    name, damage = DAMAGE[what]
-    new = damage((copied / name).read_bytes())
-    if new is None:
-        (copied / name).unlink()
-    else:
-        (copied / name).write_bytes(new)
-    with pytest.raises(UserError, match="run python data/as_math/prepare.py") as e:
-        data.load("as_math")
-    assert "as_math" in str(e.value) and any(f in str(e.value) for f in ("train.bin", "val.bin", "meta.json"))
+CSV = "country,capital\nFrance,Paris\nthe UK,London\n"
 
 
-def test_tasks_that_no_evaluator_knows_are_refused(copied):
-    """Else the training dies with a KeyError at its first evaluation."""
-    (copied / "meta.json").write_bytes(meta_with(tasks=["maths"]))
-    with pytest.raises(UserError, match="prepare.py"):
-        data.load("as_math")
+@pytest.mark.parametrize("content, message", [
+    (CSV.replace(",", ";"), "with a comma"), (CSV.replace("London", "L" * 19), "longer than an answer"),
+    (CSV.replace("country", "land"), "begins with 'land,capital'"), (CSV.replace("Paris", " "), "empty"),
+    (CSV + "france,Lyon\n", "listed twice"), (CSV + "Italy\n", "1 cells"), (CSV + "a,b,c\n", "3 cells"),
+    (CSV + ",\n", "empty"), (CSV + 'Italy,"Ro\nme"\n', "unprintable"), (CSV + 'Italy,"Rome\n', "commas"),
+    ("", "commas"), ("country,capital", "returned ''"), (CSV + "\udce9", "UTF-8"), ("\0" + CSV, "begins")])
+def test_a_list_of_capitals_that_will_not_do_is_named(bare, content, message):
+    Path("data/facts_char/capitals.csv").write_bytes(content.encode(errors="surrogateescape"))
+    refused("facts_char", "facts_char", message)
 
 
-def test_unknown_dataset_lists_those_there_are(datasets):
-    with pytest.raises(UserError, match=r"as_mth.*did you mean as_math.*facts_char"):
-        data.load("as_mth")
+def test_a_list_of_capitals_that_a_spreadsheet_saved_is_read(bare):
+    Path("data/facts_char/capitals.csv").write_bytes(CSV.replace("\n", "\r\n").encode("utf-8-sig") + b"\r\n")
+    assert text_of(data.load("facts_char")) == "Capital of France is Paris \nCapital of the UK is London \n"
+
+
+def test_unknown_dataset_lists_those_there_are(bare):
+    refused("as_mth", "as_mth (did you mean as_math?)", "facts_char")
+    refused("../data/as_math", "unknown dataset")
+
+
+def test_a_lock_lets_one_in_and_leaves_nothing_if_nothing_was_begun(tmp_path):
+    folder = tmp_path / "a/b"
+    with Lock(folder), pytest.raises(UserError, match=f"process {os.getpid()} is training in"):
+        Lock(folder).__enter__()
+    assert not (tmp_path / "a").exists()
+    with Lock(folder) as lock:
+        (folder / "ckpt.pt").touch()
+        lock.begun = True
+    assert sorted(os.listdir(folder)) == ["ckpt.pt", "lock"]
+    with Lock(folder):
+        pass
+    (folder / "lock").unlink()
+    with Lock(folder):
+        pass
+    assert os.listdir(folder) == ["ckpt.pt"]
+    with pytest.raises(UserError, match="is a file"):
+        Lock(folder / "ckpt.pt").__enter__()
 
 
 def test_encode_lists_the_characters_that_the_vocabulary_lacks():
@@ -209,36 +354,6 @@ def both_losses(text: str, block_size: int) -> tuple[float, float]:
     vocab = "".join(sorted(set(text)))
     ids = data.encode(text, vocab)
     return data.loss_floor(ids, block_size), data.rule_loss(ids, block_size, vocab.find("\n"))
-
-
-def test_reference_losses_by_hand_where_nothing_is_uncertain():
-    """In `ab` `ab` each character follows from the one before it: no loss for anyone."""
-    assert both_losses("ab\nab\nab\n", 2) == pytest.approx((0, 0), abs=1e-12)
-
-
-def test_reference_losses_by_hand_one_character_of_context():
-    """`ab` `ac`, block 1: the windows are ab, b., .a, ac, c. (a dot for the newline). Only what follows a is
-    uncertain, b or c with one half each, in two of the five windows: 2 ln 2 / 5 for both."""
-    assert both_losses("ab\nac\n", 1) == pytest.approx((2 * math.log(2) / 5, 2 * math.log(2) / 5))
-
-
-def test_reference_losses_by_hand_two_characters_of_context():
-    """`ab` `ac`, block 2: the windows are ab., b.a, .ac, ac. with two predictions each, eight in all.
-
-    The memoriser: a is followed by b once and by c once among the windows' first two, ln 2 each in ab. and
-    ac.; what follows two characters is certain, `.a` being followed by c only. 2 ln 2 / 8.
-    The rule-follower does not know that c follows `.a`, any line may come: ln 2 more in .ac, 3 ln 2 / 8.
-    """
-    assert both_losses("ab\nac\n", 2) == pytest.approx((2 * math.log(2) / 8, 3 * math.log(2) / 8))
-
-
-def test_reference_losses_by_hand_lines_of_different_length():
-    """`a` `ba`, block 1: the windows are a., .b, ba, a. (a dot for the newline).
-
-    The memoriser loses nothing: a is followed by the newline, that by b, b by a. The rule-follower does not
-    know which line comes after the newline: ln 2 in one of four windows.
-    """
-    assert both_losses("a\nba\n", 1) == pytest.approx((0, math.log(2) / 4), abs=1e-12)
 
 
 def enumerated_floor(text: str, block_size: int) -> float:

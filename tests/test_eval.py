@@ -1,20 +1,96 @@
-"""Evaluators: what counts as right, the totals, and the command lines."""
+"""Sampling, and the evaluators: what counts as right, the totals, and the command lines."""
 import csv
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as trials
+from hypothesis import strategies as st
 
 import eval_as_math
 import eval_capitals
 import sample
-import train_with_eval
 from config import UserError
 from data.facts_char.prepare import capitals
+from data.log import COLUMNS
 from helpers import SAMPLING, log, train
-from model import distinct, flatten, init_weights, load_checkpoint
+from model import GPTConfig, flatten, init_weights, load_checkpoint
+from reference import continue_one, gpt_of
+from sample import Trained, complete, distinct_texts, generate
 
 CAPITAL_OF = dict(capitals())
+PAIRS = ((5, 7),)
+SHAPES = {"deep": GPTConfig(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, mlp_expansion=4),
+          "heads": GPTConfig(block_size=5, vocab_size=7, n_head=3, n_embd=12, mlp_expansion=2)}
+
+
+def trained(name: str = "deep", S: int = 1) -> Trained:
+    """Seeds 0, 1, ... of a shape, untrained, far from their initial weights, in float64."""
+    cfg, seeds = SHAPES[name], list(range(S))
+    flat = init_weights(cfg, seeds).double()
+    flat += 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(S)).double()
+    return Trained(flat, cfg, "abcdefghijk"[:cfg.vocab_size], seeds, [0] * S, ())
+
+
+PROMPTS = ["a", "bcd", "dabcdefabcdef", "abcdef", "gg"]  # shorter than, as long as, and longer than a block
+
+
+@trials(max_examples=30)
+@given(name=st.sampled_from([*SHAPES]), new=st.integers(1, 9), samples=st.integers(1, 12),
+       prompts=st.lists(st.text("abcdefg", min_size=1, max_size=13), min_size=1, max_size=4),
+       temperature=st.sampled_from([0, 0.1, 1.0, 3.0]), top_k=st.integers(1, 20), stop=st.sampled_from("ace "))
+def test_samples_that_share_rows_equal_samples_drawn_alone(name, new, samples, prompts, temperature, top_k, stop):
+    """Prompts of any lengths side by side, texts that outgrow the block, samples that part and meet again.
+
+    Whatever rows they share, each must be what a plain model says a character at a time, by its own uniforms.
+    """
+    model, stop = trained(name, 2), stop.strip()
+    texts = complete(model, model.vocab, prompts, [np.random.default_rng(s) for s in (1, 2)], new, samples,
+                     temperature, top_k, stop)
+    for s in range(2):
+        u = np.random.default_rng(s + 1).random((len(prompts), samples, new), dtype=np.float32)
+        gpt = gpt_of(model.params, s, model.cfg)
+        for i, prompt in enumerate(prompts):
+            for n in range(0, samples, 5):
+                ids = continue_one(gpt, [model.vocab.index(ch) for ch in prompt], u[i, n], temperature, top_k,
+                                   model.vocab.index(stop) if stop else None)
+                assert texts[s, i, n] == "".join(model.vocab[t] for t in ids)
+
+
+def test_texts_that_need_several_passes_are_the_same(monkeypatch):
+    model, said = trained(S=2), []
+    for rows in (4096, 6):
+        monkeypatch.setattr(sample, "ROWS", rows)
+        gens = [np.random.default_rng(s) for s in (1, 2)]
+        said.append(complete(model, model.vocab, PROMPTS, gens, 5, 7, 2.0, 9).tolist())
+    assert said[0] == said[1] and len(set(said[0][0][0])) > 3, "all samples agree: nothing was tested"
+
+
+def test_sampling_at_temperature_1_has_the_model_s_frequencies():
+    """Chi-square over 20,000 draws, 10 degrees of freedom; 45 is beyond one in 100,000."""
+    model, n = trained(), 20_000
+    u = np.random.default_rng(0).random((1, 1, n, 1), dtype=np.float32)
+    tokens = generate(model, [np.array([3, 1])], u, 1.0, 100)
+    share = gpt_of(model.params, 0, model.cfg)(torch.tensor([[3, 1]]))[0, -1].softmax(0).detach().numpy()
+    counts = np.bincount(tokens.ravel(), minlength=11)
+    assert ((counts - n * share) ** 2 / (n * share)).sum() < 45
+
+
+def test_only_the_top_k_occur_and_all_of_them():
+    model = trained()
+    u = np.random.default_rng(0).random((1, 1, 5000, 1), dtype=np.float32)
+    logits = gpt_of(model.params, 0, model.cfg)(torch.tensor([[3]]))[0, -1]
+    assert {*generate(model, [np.array([3])], u, 3.0, 4).ravel()} == {*logits.topk(4).indices.tolist()}
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-42, 1e-60])
+def test_the_colder_the_closer_to_greedy(temperature):
+    """The command line takes any temperature from 0 up; a tiny one must not overflow into another answer."""
+    model = trained()
+    cold, greedy = (complete(model, model.vocab, PROMPTS, [np.random.default_rng(1)], 5, 3, t, 10)
+                    for t in (temperature, 0))
+    assert cold.tolist() == greedy.tolist()
 
 
 def oracle(wrong_on_held_out: bool = False):
@@ -27,7 +103,7 @@ def oracle(wrong_on_held_out: bool = False):
         value = int(a) + int(b) if op == "+" else int(a) - int(b)
         return f"{value + (wrong_on_held_out and {a, b} == {'5', '7'})}>"
 
-    def complete(p, cfg, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
+    def complete(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
         texts = [answer(prompt).ljust(new, stop or " ")[:new] for prompt in prompts]
         return np.tile(np.array(texts)[None, :, None], (len(gens), 1, num_samples))
 
@@ -134,9 +210,18 @@ def test_math_totals_count_each_slice():
     correct = np.zeros((200, 4), dtype=bool)
     for equation, right in (((5, "+", 7), 3), ((7, "-", 5), 2), ((0, "+", 0), 4), ((9, "-", 9), 1)):
         correct[eval_as_math.EQUATIONS.index(equation), :right] = True
-    assert eval_as_math.totals(correct) == {
+    assert eval_as_math.totals(correct, PAIRS) == {
         "add_correct": 7, "add_total": 400, "sub_correct": 3, "sub_total": 400, "math_acc": 10 / 800,
         "heldout_correct": 5, "heldout_total": 16}
+    assert eval_as_math.totals(correct, ((0, 0), (5, 7), (3, 8)))["heldout_total"] == (2 + 4 + 4) * 4
+
+
+def test_where_nothing_is_held_out_no_held_out_score_is_shown():
+    texts = np.array([[f"{eval(f'{a}{op}{b}')}>"] for a, op, b in eval_as_math.EQUATIONS])
+    correct = eval_as_math.is_correct(texts)
+    assert eval_as_math.totals(correct, ())["heldout_total"] == 0
+    shown = eval_as_math.report(texts, correct, "samples", ())
+    assert "100 / 100" in shown and "both, held out" not in shown and "[1]" not in shown
 
 
 def test_the_capital_s_line_decides_without_regard_to_case():
@@ -147,12 +232,7 @@ def test_the_capital_s_line_decides_without_regard_to_case():
     correct = eval_capitals.is_correct(np.tile(np.array(texts), (50, 1)))
     assert correct[0].tolist() == [True] * 4 + [False] * 6
     assert not correct[1:].any()
-
-
-def test_capital_totals():
-    correct = np.zeros((50, 4), dtype=bool)
-    correct[:3, :2] = True
-    assert eval_capitals.totals(correct) == {"facts_correct": 6, "facts_total": 200, "facts_acc": 0.03}
+    assert eval_capitals.totals(correct) == {"facts_correct": 4, "facts_total": 500, "facts_acc": 0.008}
 
 
 @pytest.mark.parametrize("seed", [1337, 1338])
@@ -203,18 +283,15 @@ def test_all_seeds_of_a_best_checkpoint_have_their_own_iterations(math_run, caps
 
 def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_run, capsys):
     """Of two seeds the second one says 13 to 5+7 in one sample of three: one of two is right."""
-    def complete(p, cfg, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
-        texts = oracle()(p, cfg, vocab, prompts, gens, new, num_samples, temperature, top_k, stop)
-        if len(seen) == 1:
-            texts[0, eval_as_math.EQUATIONS.index((5, "+", 7)), 1] = "13> "
-        seen.append(len(gens))
+    def complete(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
+        texts = oracle()(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop)
+        texts[1, eval_as_math.EQUATIONS.index((5, "+", 7)), 1] = "13> "
         return texts
 
-    seen: list[int] = []
     monkeypatch.setattr(eval_as_math, "complete", complete)
     eval_as_math.main([f"--out_dir={math_run}", "--all_seeds", "--num_samples=3"])
     out = capsys.readouterr().out
-    assert seen == [1, 1] and "correct of 2 seeds" in out and out.count("[1]") == 1 and out.count("[2]") == 3
+    assert "correct of 2 seeds" in out and out.count("[1]") == 1 and out.count("[2]") == 3
     assert "5+7=12 [held-out]: '12>|13>' x1\n" in out and "7 / 8" in out
     assert [row["correct"] for row in table(math_run / "eval_as_math.csv") if row["held_out"] == "1"] == [
         "3", "3", "3", "3", "2", "3", "3", "3"]
@@ -222,7 +299,7 @@ def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_ru
 
 def test_distinct_texts_the_most_frequent_first():
     texts = np.array([[["1> ", "1>", "1>"], ["2>", "3> ", "3>"]], [["4>", "5>", "6>"], ["", "", "7>"]]])
-    assert distinct(texts).tolist() == [["1>", "3>|2>"], ["4>|5>|6>", "|7>"]]
+    assert distinct_texts(texts).tolist() == [["1>", "3>|2>"], ["4>|5>|6>", "|7>"]]
 
 
 def test_capitals_command_agrees_with_the_log(facts_run, capsys):
@@ -283,6 +360,6 @@ def test_sample_refuses_what_it_cannot_do(math_run, args, message):
 
 
 def test_the_log_s_columns_are_those_of_the_design():
-    assert ",".join(train_with_eval.COLUMNS) == (
+    assert ",".join(COLUMNS) == (
         "iter,seed,train_loss,val_loss,add_correct,add_total,sub_correct,sub_total,math_acc,heldout_correct,"
         "heldout_total,facts_correct,facts_total,facts_acc,combined_acc,elapsed_s")

@@ -1,22 +1,25 @@
-"""Faults that a run survives: signals, a full disk, a second run in its folder, a loss that diverges."""
+"""Faults that a run survives: signals, full disks, a second run in its folder, a loss that diverges."""
 import dataclasses
-import json
+import multiprocessing
 import os
+import random
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import data
+import engine
 import train_with_eval
 from config import UserError
-from helpers import ROOT, command, contents, log, resume, same, spawn, start, train, weights
-from model import load_checkpoint, save_checkpoint
+from helpers import ROOT, TASKS, command, contents, log, resume, same, spawn, train, weights
+from model import load_checkpoint
 
 ENDLESS = ["--max_iters=100000", "--eval_interval=5"]
 
@@ -41,74 +44,128 @@ def error(folder) -> str:
     return text.splitlines()[-1]
 
 
+def process(*argv: str, **how) -> subprocess.Popen:
+    """A script, started."""
+    return subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            **{"cwd": ROOT} | how)
+
+
 @pytest.mark.parametrize("number, code, moment", [
     (signal.SIGTERM, 143, lambda folder: logged(folder, 2)), (signal.SIGINT, 130, lambda f: logged(f, 2)),
-    (signal.SIGINT, 130, lambda folder: (folder / "lock").exists())], ids=["TERM", "INT", "INT at the start"])
+    (signal.SIGHUP, 129, lambda folder: logged(folder, 2)),
+    (signal.SIGINT, 130, lambda folder: (folder / "lock").exists())], ids=["TERM", "INT", "HUP", "INT at the start"])
 def test_a_signal_to_a_real_process(tmp_path, number, code, moment):
-    """It says how to go on, with the shell's exit code; resumed, it becomes the run never interrupted."""
+    """It says how to go on, from the folder where it was started; resumed, it becomes the run never interrupted."""
     folder = tmp_path / "a run"
-    process = subprocess.Popen([sys.executable, "train_with_eval.py", *command(folder, ENDLESS)], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    config_file, *rest = command(Path("a run"), ENDLESS)
+    run = process(str(ROOT / "train_with_eval.py"), str(ROOT / config_file), *rest, cwd=tmp_path)
     wait_for(lambda: moment(folder))
-    process.send_signal(number)
-    err = process.communicate()[1]
-    assert process.returncode == code and "Traceback" not in err
-    assert err.endswith(f"python train_with_eval.py --init_from=resume --out_dir='{folder}'\n")
+    run.send_signal(number)
+    err = run.communicate()[1]
+    assert run.returncode == code and "Traceback" not in err
+    python, *line = shlex.split(err.splitlines()[-1])
+    assert python == "python" and line[1:] == ["--init_from=resume", "--out_dir=a run"]
     end = load_checkpoint(folder / "ckpt.pt")[0]["iter_num"] + 7
-    resume(folder, f"--max_iters={end}")
+    done = process(*line, f"--max_iters={end}", cwd=tmp_path)
+    assert done.communicate() and done.returncode == 0
     assert same(folder, train(tmp_path / "reference", "--eval_interval=5", f"--max_iters={end}"))
 
 
-def test_ctrl_c_outside_training_is_no_traceback(tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_with_eval.configs, "read", interrupt)
-    child = spawn(tmp_path / "run")
+def test_a_closed_terminal_does_not_stop_what_nohup_started(tmp_path):
+    child = spawn(tmp_path / "run", ENDLESS, first=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_for(lambda: logged(tmp_path / "run", 2))
+    os.kill(child.pid, signal.SIGHUP)
+    wait_for(lambda: logged(tmp_path / "run", 5))
+    child.terminate()
     child.join()
-    assert child.exitcode == 130 and (tmp_path / "run.err").read_text() == ""
+    assert child.exitcode == 143
 
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has loaded")
+@pytest.mark.parametrize("script", ["train_with_eval.py", "sample.py", "eval_as_math.py"])
+def test_ctrl_c_while_torch_is_imported_is_no_traceback(tmp_path, script):
+    draw = random.Random(script)
+    for _ in range(4):
+        run = process(script, f"--out_dir={tmp_path / 'run'}")
+        wait_for(lambda pid=run.pid: "libtorch" in Path(f"/proc/{pid}/maps").read_text())
+        time.sleep(draw.uniform(0, 0.8))
+        run.send_signal(signal.SIGINT)
+        err = run.communicate()[1]
+        # it may have come to the error that is due, or to the training
+        assert "Traceback" not in err and run.returncode in (130, -signal.SIGINT, 2)
+
+
+@pytest.mark.parametrize("at, number", [(13, signal.SIGINT), (20, signal.SIGTERM), (40, signal.SIGINT)])
+def test_an_interrupted_run_goes_on_unharmed(tmp_path, monkeypatch, at, number):
+    """Between two evaluations, where one is due, and after the last update; with dropout, two seeds."""
+    args, make = ["--num_seeds=2", "--dropout=0.1", "--max_iters=40"], engine.make
+
+    def make_and_signal(*how):
+        model, done = make(*how), 0
+        step = model.train
+
+        def step_and_signal(batches, rates):
+            nonlocal done
+            step(batches, rates)
+            done += len(batches)
+            if done == at:
+                os.kill(os.getpid(), number)
+
+        model.train = step_and_signal
+        return model
+
+    with monkeypatch.context() as m:
+        m.setattr(engine, "make", make_and_signal)
+        m.setattr(train_with_eval, "LOOK_EVERY_S", 0)  # after every update
+        folder = train(tmp_path / "run", *args, code=128 + number if at < 40 else 0)
+    assert load_checkpoint(folder / "ckpt.pt")[0]["iter_num"] == at
+    resume(folder)
+    reference, best = train(tmp_path / "reference", *args), "ckpt_best_math.pt"
+    assert same(folder, reference) and torch.equal(weights(folder, best), weights(reference, best))
+
+
+# --- disks
 
 def limit_files(size: int) -> None:
     """From now on no file of this process may grow beyond `size` bytes, as if the disk were full."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("size, name", [(40_000, "ckpt_best_math.pt"), (100_000, "ckpt.pt"),
-                                        (None, "results.csv")])
-def test_a_file_that_cannot_grow_in_the_middle_of_a_run(tmp_path, monkeypatch, size, name):
-    """At the third evaluation. The second's checkpoint and log stay, and the run resumes from there."""
-    folder, evaluate = tmp_path / "run", train_with_eval.Run.evaluate
+@pytest.mark.parametrize("size, name, saved", [
+    (40_000, "ckpt_best_math.pt", 10), (100_000, "ckpt.pt", 10), (None, "results.csv", 20)])
+def test_a_file_that_cannot_grow_in_the_middle_of_a_run(tmp_path, monkeypatch, size, name, saved):
+    """From the evaluation before on. The checkpoint and the log stay, and the run resumes from there."""
+    folder, evaluate = tmp_path / "run", train_with_eval.evaluate
     args = ["--max_iters=30", "--num_seeds=8"]  # so many that the log outgrows what the child prints
 
-    def evaluate_and_limit(run):
-        if run.iter_num == 20:
+    def evaluate_and_limit(model, dataset, seeds, iter_num, c):
+        if iter_num == saved:
             limit_files(size or (folder / "results.csv").stat().st_size + 30)  # half a line
-        return evaluate(run)
+        return evaluate(model, dataset, seeds, iter_num, c)
 
     with monkeypatch.context() as m:
-        m.setattr(train_with_eval.Run, "evaluate", evaluate_and_limit)
+        m.setattr(train_with_eval, "evaluate", evaluate_and_limit)
         child = spawn(folder, args)
         child.join()
     assert child.exitcode == 2
     assert error(folder).startswith(f"error: cannot write {folder / name}: File too large; what was saved")
     assert {*contents(folder)} == {"ckpt.pt", "ckpt_best_math.pt", "config.json", "results.csv", "lock"}
-    assert load_checkpoint(folder / "ckpt.pt")[0]["iter_num"] == 10
+    assert load_checkpoint(folder / "ckpt.pt")[0]["iter_num"] == saved
     assert logged(folder, 16)
     resume(folder)
     assert same(folder, train(tmp_path / "reference", *args))
 
 
-def test_a_file_that_cannot_grow_from_the_start(tmp_path):
-    """Nothing of a run is left in the way of the next try."""
+def test_a_run_that_could_not_save_anything_says_how_to_begin_anew(tmp_path):
     folder = tmp_path / "run"
     child = spawn(folder, first=lambda: limit_files(20_000))
     child.join()
     assert child.exitcode == 2 and "ckpt.pt: File too large" in error(folder)
-    assert {*contents(folder)} == {"lock"}
     with pytest.raises(UserError, match="ckpt.pt to resume; train without --init_from=resume"):
         resume(folder)
-    train(folder)
+    with pytest.raises(UserError, match=r"already holds a run .results.csv.; replace it with --overwrite=True"):
+        train(folder)
+    train(folder, "--overwrite")
 
 
 @pytest.fixture
@@ -135,7 +192,7 @@ def test_a_full_disk(disk, tmp_path):
     assert child.exitcode == 2 and "No space left on device" in error(folder)
     assert not list(folder.glob(".*.part"))
     disk("remount,size=1m")
-    child = spawn(folder)
+    child = spawn(folder, ["--overwrite"])
     child.join()
     assert child.exitcode == 0 and same(folder, train(tmp_path / "reference"))
 
@@ -150,6 +207,27 @@ def test_a_read_only_folder(disk):
     assert child.exitcode == 2 and error(folder).startswith(f"error: cannot write {folder}/lock: Read-only")
     assert contents(folder) == before
 
+
+def copy_sources(to: Path) -> Path:
+    """The data folder as a fresh checkout has it, without what prepare.py writes."""
+    for name in TASKS.values():
+        (to / name).mkdir(parents=True)
+        for path in [*(ROOT / "data" / name).glob("*.py"), *(ROOT / "data" / name).glob("*.csv")]:
+            (to / name / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def test_a_read_only_checkout_trains(disk, tmp_path, monkeypatch, capsys):
+    """Its data are made in memory, and that is said."""
+    copy_sources(disk("size=1m") / "data")
+    disk("remount,ro")
+    reference = train(tmp_path / "reference")
+    monkeypatch.setattr(data, "ROOT", tmp_path / "disk" / "data")
+    assert same(train(tmp_path / "run"), reference)
+    assert "data/as_math is used without being written" in capsys.readouterr().out
+
+
+# --- two at once
 
 @pytest.mark.parametrize("args", [[], ["--overwrite=True"], ["--init_from=resume"]], ids=str)
 def test_a_second_run_in_a_folder_is_refused(tmp_path, args):
@@ -168,11 +246,42 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, args):
     train(folder, "--overwrite=True")
 
 
+@pytest.mark.parametrize("iters", [0, 20])
+def test_of_two_runs_that_begin_together_in_a_new_folder_one_trains(tmp_path, iters):
+    """The other, shorter or just as long, is refused and harms nothing, whichever comes first."""
+    for i in range(5):
+        folder, gate = tmp_path / str(i), multiprocessing.Barrier(2)
+        pair = {seed: spawn(folder, [f"--seed={seed}", f"--max_iters={n}"], first=gate.wait)
+                for seed, n in ((1, 20), (2, iters))}
+        for child in pair.values():
+            child.join()
+        assert sorted(child.exitcode for child in pair.values()) == [0, 2]
+        winner = next(seed for seed, child in pair.items() if child.exitcode == 0)
+        assert {row["seed"] for row in log(folder)} == {str(winner)}
+        assert load_checkpoint(folder / "ckpt.pt")[0]["seeds"] == [winner]
+        assert int(log(folder)[-1]["iter"]) == (20 if winner == 1 else iters)
+
+
+def test_four_runs_at_once_prepare_the_data(tmp_path, monkeypatch):
+    """Of a fresh checkout, which has none."""
+    for i in range(4):
+        monkeypatch.setattr(data, "ROOT", copy_sources(tmp_path / f"data{i}"))
+        gate = multiprocessing.Barrier(4)
+        four = [spawn(tmp_path / f"run{i}{j}", ["--max_iters=0"], first=gate.wait) for j in range(4)]
+        for child in four:
+            child.join()
+        assert [child.exitcode for child in four] == [0] * 4
+        here = contents(tmp_path / f"data{i}" / "as_math")
+        assert {k: here[k] for k in data.FILES} == {k: (ROOT / "data/as_math" / k).read_bytes() for k in data.FILES}
+
+
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("log.fcntl", None)
+    monkeypatch.setattr("data.files.fcntl", None)
     train(tmp_path / "run")
     assert f"nothing prevents a second run in {tmp_path / 'run'}" in capsys.readouterr().out
 
+
+# --- what a run does not go on from
 
 def test_what_a_killed_run_left_half_written_is_swept_up(tmp_path):
     """Of a trainer's files only; another tool may be writing its own."""
@@ -186,10 +295,10 @@ def test_what_a_killed_run_left_half_written_is_swept_up(tmp_path):
 def test_a_diverging_run_resumed_comes_to_the_same_end(tmp_path):
     """It names the same iteration, and what was there before the end stays."""
     folder, ends = tmp_path / "run", []
-    for go in (lambda: train(folder, "--learning_rate=1000", "--warmup_iters=0", "--weight_decay=1000"),
-               lambda: resume(folder)):
+    train(folder, "--learning_rate=1000", "--warmup_iters=0", "--weight_decay=1000", "--max_iters=0")
+    for _ in range(2):
         with pytest.raises(UserError, match="seed 1337: the loss is not finite at iteration [1-9]") as e:
-            go()
+            resume(folder, "--max_iters=20")
         ends.append(str(e.value))
     assert ends[0] == ends[1] and [row["iter"] for row in log(folder)] == ["0"]
     assert weights(folder).isfinite().all()
@@ -198,98 +307,75 @@ def test_a_diverging_run_resumed_comes_to_the_same_end(tmp_path):
 @pytest.mark.parametrize("late", [False, True], ids=["loss", "weights after the last loss"])
 def test_what_is_not_finite_is_not_saved_when_a_signal_comes(tmp_path, monkeypatch, late):
     """The last good checkpoint stays as it was."""
-    folder, step = train(tmp_path / "run", "--num_seeds=2"), train_with_eval.Run.advance
+    folder, make = train(tmp_path / "run", "--num_seeds=2"), engine.make
     good = weights(folder)
 
-    def diverge(run, iterations):
-        if late:
-            step(run, iterations)
-        run.state["params"][1, 3] = torch.inf
-        if not late:
-            step(run, iterations)
-        signal.raise_signal(signal.SIGINT)
+    def make_diverging(*how):
+        model = make(*how)
+        step = model.train
 
-    monkeypatch.setattr(train_with_eval.Run, "advance", diverge)
+        def diverge(batches, rates):
+            for act in (step, lambda *_: model.state["params"][1].fill_(torch.inf))[::1 if late else -1]:
+                act(batches, rates)
+            signal.raise_signal(signal.SIGINT)
+
+        model.train = diverge
+        return model
+
+    monkeypatch.setattr(engine, "make", make_diverging)
     with pytest.raises(UserError, match=f"seed 1338: the loss is not finite at iteration {20 + late}"):
-        resume(folder, "--max_iters=21")
+        resume(folder, "--max_iters=25")
     assert torch.equal(weights(folder), good)
-
-
-def test_an_evaluation_s_infinite_loss_ends_the_run(monkeypatch):
-    run = start(num_seeds=2)
-    monkeypatch.setattr(run, "loss", lambda split: np.array([2.8, np.inf]))
-    with pytest.raises(UserError, match="seed 1338: the loss is not finite at iteration 0"):
-        run.evaluate()
 
 
 def test_an_evaluation_off_the_interval_does_not_count_when_the_run_goes_on(tmp_path, monkeypatch):
     """The one at max_iters = 25: its row goes, and so does its place among the best."""
-    evaluate = train_with_eval.Run.evaluate
+    evaluate = train_with_eval.evaluate
 
-    def perfect_at_25(run):
-        return [row | ({"math_acc": 1.0} if run.iter_num == 25 else {}) for row in evaluate(run)]
+    def perfect_at_25(model, dataset, seeds, iter_num, c):
+        rows = evaluate(model, dataset, seeds, iter_num, c)
+        return [row | ({"math_acc": 1.0} if iter_num == 25 else {}) for row in rows]
 
-    monkeypatch.setattr(train_with_eval.Run, "evaluate", perfect_at_25)
-    folder = train(tmp_path / "run", "--max_iters=25")
-    assert load_checkpoint(folder / "ckpt_best_math.pt")[0]["iter_num"] == [25]
+    monkeypatch.setattr(train_with_eval, "evaluate", perfect_at_25)
+    folder, best = train(tmp_path / "run", "--max_iters=25"), "ckpt_best_math.pt"
+    assert load_checkpoint(folder / best)[0]["iter_num"] == [25]
     resume(folder, "--max_iters=40")
-    reference, best = train(tmp_path / "reference", "--max_iters=40"), "ckpt_best_math.pt"
+    reference = train(tmp_path / "reference", "--max_iters=40")
     assert same(folder, reference) and torch.equal(weights(folder, best), weights(reference, best))
 
 
-def test_a_new_max_iters_is_kept_by_a_run_killed_at_once(tmp_path, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
+def test_a_new_max_iters_is_kept_by_a_run_stopped_at_once(tmp_path, monkeypatch):
+    folder, evaluate = train(tmp_path / "run"), train_with_eval.evaluate
 
-    folder = train(tmp_path / "run")
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(train_with_eval.Run, "evaluate", killed)
-        resume(folder, "--max_iters=40")
-    resume(folder)
-    assert same(folder, train(tmp_path / "reference", "--max_iters=40"))
+    def evaluate_and_stop(*how):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*how)
 
-
-def test_resuming_in_a_folder_that_was_moved(tmp_path):
-    folder = train(tmp_path / "old").rename(tmp_path / "new")
-    resume(folder, "--max_iters=40", "--device=auto", "--dtype=auto", "--compile=auto")
-    c = json.loads((folder / "config.json").read_text())["config"]
-    assert (c["out_dir"], c["max_iters"], c["dtype"], c["compile"]) == (str(folder), 40, "float32", False)
-    assert same(folder, train(tmp_path / "reference", "--max_iters=40"))
-
-
-def test_resuming_on_another_device_warns(tmp_path, capsys):
-    folder = train(tmp_path / "run")
-    ckpt = load_checkpoint(folder / "ckpt.pt")[0]
-    ckpt["config"]["device"] = "cuda"
-    save_checkpoint(folder / "ckpt.pt", ckpt)
-    resume(folder, "--device=cpu")
-    assert "warning: the run was on cuda" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("arg", [
-    "eval_interval=5", "num_samples=3", "temperature=0.5", "top_k=3", "learning_rate=0.5", "dtype=bfloat16",
-    "block_size=8", "n_layer=2", "n_head=2", "mlp_expansion=2", "dropout=0.5", "weight_decay=0.5"])
-def test_resuming_refuses_another_model_schedule_or_protocol(math_run, arg):
-    """One log is of one training and of one way to evaluate it."""
-    before, name = contents(math_run), arg.split("=")[0]
-    with pytest.raises(UserError, match=f"^{name} = .* differs from the run's .*, which resuming cannot"):
-        resume(math_run, f"--{arg}")
-    assert contents(math_run) == before
+    with monkeypatch.context() as m:
+        m.setattr(train_with_eval, "evaluate", evaluate_and_stop)
+        assert train_with_eval.main([f"--out_dir={folder}", "--init_from=resume", "--max_iters=40"]) == 130
+    resume(folder.rename(tmp_path / "moved"))
+    assert same(tmp_path / "moved", train(tmp_path / "reference", "--max_iters=40"))
 
 
 def test_resuming_on_another_text_of_the_same_characters_is_refused(math_run, datasets, monkeypatch):
     before, other = contents(math_run), dataclasses.replace(datasets["math"], sha256="0" * 64)
     monkeypatch.setattr(data, "load", lambda name: other)
-    with pytest.raises(UserError, match="trained on another text than data/as_math holds now"):
+    with pytest.raises(UserError, match="trained on another text than data/as_math has now"):
         resume(math_run)
     assert contents(math_run) == before
 
 
-def test_a_damaged_log_is_refused_before_anything_is_written(tmp_path):
+@pytest.mark.parametrize("change, message", [
+    (lambda log: log.replace(b"10,1337", b"10,\xff"), "results.csv: damaged"),
+    (lambda log: log.split(b"\n", 1)[1], "results.csv: damaged, its first line is not the header"),
+    (lambda log: log.replace(b"\n10,1337", b"\n10,7"), "results.csv, line 3: .*seed 7 is none of"),
+    (lambda log: log + log.split(b"\n", 1)[1], "results.csv, line 5: .*iteration 0 of seed 1337 for the second")],
+    ids=["no text", "no header", "another run's", "twice"])
+def test_a_log_that_is_not_the_run_s_is_refused_before_anything_is_written(tmp_path, change, message):
     folder = train(tmp_path / "run")
-    path = folder / "results.csv"
-    path.write_bytes(path.read_bytes().replace(b"10,1337", b"10,\xff"))
+    (folder / "results.csv").write_bytes(change((folder / "results.csv").read_bytes()))
     before = contents(folder)
-    with pytest.raises(UserError, match="results.csv, line 3: damaged"):
-        resume(folder)
+    with pytest.raises(UserError, match=message):
+        resume(folder, "--max_iters=30")
     assert contents(folder) == before

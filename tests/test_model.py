@@ -1,4 +1,4 @@
-"""The stacked GPT against an independent plain one, its initial weights, checkpoints and sampling."""
+"""The stacked GPT against an independent plain one, its initial weights, and its checkpoints."""
 import math
 import pickle
 from pathlib import Path
@@ -10,9 +10,9 @@ import torch
 import model
 import reference
 from config import UserError
-from helpers import RUNS, TASKS, VOCAB, shape_of
+from engine.pytorch import window_losses
+from helpers import RUNS, VOCAB, shape_of
 from model import GPTConfig
-from train_with_eval import window_losses
 
 COUNTS = {"math": (1_456, 5_264, 19_936, 10_628_352), "facts": (1_932, 6_216, 21_840, 10_641_408),
           "both": (2_142, 6_636, 22_680, 10_647_168)}
@@ -24,7 +24,6 @@ SHAPES = {
     "deep": GPTConfig(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, mlp_expansion=4),
     "heads": GPTConfig(block_size=5, vocab_size=7, n_layer=1, n_head=3, n_embd=12, mlp_expansion=2),
 }
-ALPHABET = "abcdefghijklmnopq"
 
 
 def random_weights(cfg: GPTConfig, S: int = 3) -> torch.Tensor:
@@ -34,9 +33,9 @@ def random_weights(cfg: GPTConfig, S: int = 3) -> torch.Tensor:
 
 
 def random_windows(cfg: GPTConfig, S: int = 3, B: int = 4) -> torch.Tensor:
-    """Token ids (S, block_size + 1, B)."""
+    """Token ids (S, B, block_size + 1)."""
     gen = torch.Generator().manual_seed(7)
-    return torch.randint(cfg.vocab_size, (S, cfg.block_size + 1, B), generator=gen)
+    return torch.randint(cfg.vocab_size, (S, B, cfg.block_size + 1), generator=gen)
 
 
 @pytest.mark.parametrize("run", MODELS)
@@ -52,7 +51,7 @@ def test_initial_loss_is_that_of_a_guess(datasets, run):
     """Within 10% of ln(vocabulary): anything else is a wrong initialisation."""
     cfg, ids = shape_of(run), datasets[run.split("_")[0]].train
     offsets = np.arange(0, len(ids) - cfg.block_size, len(ids) // 8)
-    window = torch.from_numpy(np.stack([ids[i:i + cfg.block_size + 1] for i in offsets], axis=1)).int()[None]
+    window = torch.from_numpy(np.stack([ids[i:i + cfg.block_size + 1] for i in offsets])).int()[None]
     loss = window_losses(model.init_weights(cfg, [1337]), window, cfg, torch.float32).mean()
     assert loss == pytest.approx(math.log(VOCAB[run.split("_")[0]]), rel=0.1)
 
@@ -60,21 +59,20 @@ def test_initial_loss_is_that_of_a_guess(datasets, run):
 @pytest.mark.parametrize("name", SHAPES)
 def test_logits_equal_those_of_plain_models(name):
     cfg = SHAPES[name]
-    flat, tokens = random_weights(cfg), random_windows(cfg)[:, :-1]
+    flat, tokens = random_weights(cfg), random_windows(cfg)[..., :-1]
     logits = model.forward(model.unflatten(flat, cfg), tokens, cfg)
     for s in range(3):
-        expected = reference.gpt_of(flat, s, cfg)(tokens[s].T)  # (B, T, V)
-        torch.testing.assert_close(logits[s].permute(2, 1, 0), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(logits[s], reference.gpt_of(flat, s, cfg)(tokens[s]), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_logits_at_one_position_are_those_of_all(name):
     cfg = SHAPES[name]
-    p, tokens = model.unflatten(random_weights(cfg), cfg), random_windows(cfg)[:, :-1]
+    p, tokens = model.unflatten(random_weights(cfg), cfg), random_windows(cfg)[..., :-1]
     last = torch.tensor([[0, 2, 1, cfg.block_size - 1]]).expand(3, 4)
     every, some = model.forward(p, tokens, cfg), model.forward(p, tokens, cfg, last=last)
     for b in range(4):
-        torch.testing.assert_close(some[:, :, 0, b], every[:, :, last[0, b], b])
+        torch.testing.assert_close(some[:, b, 0], every[:, b, last[0, b]])
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -86,7 +84,7 @@ def test_losses_and_gradients_equal_those_of_plain_models(name):
     grad, = torch.autograd.grad(loss.sum(), flat)
     for s in range(3):
         gpt = reference.gpt_of(flat, s, cfg)
-        expected = reference.loss(gpt, window[s].T)
+        expected = reference.loss(gpt, window[s])
         expected.backward()
         assert loss[s].item() == pytest.approx(expected.item(), rel=1e-6)
         expected = reference.flat_of(gpt, cfg, lambda p: p.grad)
@@ -147,20 +145,45 @@ def test_a_checkpoint_s_seed_loads_into_nanogpt(saved):
     """strict=True, by the documented one-liner, and it computes the same."""
     path, flat, cfg = saved
     ckpt, _ = model.load_checkpoint(path)
-    tokens = random_windows(cfg)[:, :-1]
+    tokens = random_windows(cfg)[..., :-1]
     gpt = reference.loaded(ckpt["model"], 2, cfg)
     logits = model.forward(model.unflatten(flat, cfg), tokens, cfg)[2]
-    torch.testing.assert_close(gpt(tokens[2].T), logits.permute(2, 1, 0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gpt(tokens[2]), logits, rtol=1e-4, atol=1e-5)
 
 
-def test_load_model_picks_one_seed(saved):
-    path, flat, cfg = saved
-    for asked, i in ((-1, 0), (3, 0), (5, 2)):
-        p, _, ckpt = model.load_model(str(path.parent), "ckpt.pt", asked)
-        assert torch.equal(model.flatten(p, cfg), flat[i:i + 1])
-        assert (ckpt["model_seed"], ckpt["iter_num"]) == ([3, 4, 5][i], [10, 20, 30][i])
-    with pytest.raises(UserError, match="model_seed 9 .*3, 4, 5"):
-        model.load_model(str(path.parent), "ckpt.pt", 9)
+def nanogpt_s(cfg: GPTConfig, wrapped: str = "", **others) -> tuple[reference.GPT, dict]:
+    """A model and its checkpoint as nanoGPT's train.py writes it: masks, no seeds, no vocabulary."""
+    gpt = reference.gpt_of(random_weights(cfg, 1).float(), 0, cfg)
+    weights = {wrapped + name: w for name, w in gpt.state_dict().items()}
+    weights |= {f"{wrapped}transformer.h.{i}.attn.bias": torch.ones(1, 1, 9, 9) for i in range(cfg.n_layer)}
+    names = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "dropout", "bias")
+    args = {name: getattr(cfg, name) for name in names}
+    return gpt, {"model": weights, "model_args": args, "iter_num": 7, "best_val_loss": torch.tensor(1.5),
+                 "optimizer": {}, "config": {}} | others
+
+
+@pytest.mark.parametrize("wrapped", ["", "_orig_mod."], ids=["plain", "compiled"])
+def test_a_checkpoint_of_nanogpt_is_read(tmp_path, wrapped):
+    """With the vocabulary of the data that it was trained on, which has to be named."""
+    cfg = GPTConfig(n_layer=2, n_head=2, n_embd=8, mlp_expansion=4)
+    gpt, content = nanogpt_s(cfg, wrapped)
+    torch.save(content, tmp_path / "ckpt.pt")
+    ckpt, found = model.load_checkpoint(tmp_path / "ckpt.pt", "as_math")
+    assert found == cfg and len(ckpt["vocab"]) == 17 and ckpt["iter_num"] == 7
+    tokens = random_windows(cfg, 1)[..., :-1]
+    logits = model.forward(ckpt["model"], tokens, cfg)
+    torch.testing.assert_close(logits[0], gpt(tokens[0]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="no vocabulary.*--dataset=as_math"):
+        model.load_checkpoint(tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match="vocabulary of 17 characters .*data/facts_char"):
+        model.load_checkpoint(tmp_path / "ckpt.pt", "facts_char")
+
+
+def test_a_checkpoint_of_nanogpt_with_biases_is_refused(tmp_path):
+    _, content = nanogpt_s(GPTConfig(n_embd=8, mlp_expansion=4))
+    torch.save(content | {"model_args": content["model_args"] | {"bias": True}}, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match="bias = True"):
+        model.load_checkpoint(tmp_path / "ckpt.pt", "as_math")
 
 
 def test_saving_that_fails_leaves_the_old_checkpoint(saved):
@@ -208,8 +231,17 @@ FOREIGN = {
     "model no dict": lambda ckpt: ckpt | {"model": 3},
     "a weight missing": lambda ckpt: ckpt | {"model": {}},
     "a weight no tensor": lambda ckpt: ckpt | {"model": dict.fromkeys(ckpt["model"], 3)},
+    "other numbers": lambda ckpt: ckpt | {"model": {k: v.half() for k, v in ckpt["model"].items()}},
+    "sparse": lambda ckpt: ckpt | {"model": {k: v.to_sparse() for k, v in ckpt["model"].items()}},
+    "an own head": lambda ckpt: ckpt | {"model": ckpt["model"] | {"lm_head.weight": torch.ones(3, 11, 8)}},
+    "one weight more": lambda ckpt: ckpt | {"model": ckpt["model"] | {"more": torch.ones(3)}},
     "another shape": lambda ckpt: ckpt | {"model": {k: v[:, :1] for k, v in ckpt["model"].items()}},
     "another number of seeds": lambda ckpt: ckpt | {"seeds": [1]},
+    "seeds twice": lambda ckpt: ckpt | {"seeds": [1, 1, 2]},
+    "iterations of other seeds": lambda ckpt: ckpt | {"iter_num": [1]},
+    "iterations no numbers": lambda ckpt: ckpt | {"iter_num": 1.5},
+    "n_head no divisor": lambda ckpt: ckpt | {"model_args": ckpt["model_args"] | {"n_head": 3}},
+    "vocab with a letter twice": lambda ckpt: ckpt | {"vocab": "aabcdefghij"},
     "vocab no text": lambda ckpt: ckpt | {"vocab": 3},
     "vocab of another length": lambda ckpt: ckpt | {"vocab": "ab"},
 }
@@ -229,94 +261,5 @@ def test_a_missing_checkpoint_lists_those_there_are(saved):
     saved[0].rename(folder / "ckpt_best_math.pt")
     with pytest.raises(UserError, match="no checkpoint .*ckpt_best_mth.pt .did you mean ckpt_best_math.pt"):
         model.load_checkpoint(folder / "ckpt_best_mth.pt")
-    with pytest.raises(UserError, match="nowhere"):
-        model.load_model(str(folder / "nowhere"), "ckpt.pt", -1)
 
 
-def continued(cfg: GPTConfig, prompts: list[str], new: int, samples: int, **sampling):
-    """`complete` of two seeds, and the same from plain models, one sample and one character at a time."""
-    flat, vocab = random_weights(cfg, 2), ALPHABET[:cfg.vocab_size]
-    gens = [np.random.default_rng(s) for s in (1, 2)]
-    texts = model.complete(model.unflatten(flat, cfg), cfg, vocab, prompts, gens, new, samples, **sampling)
-    stop = vocab.index(sampling.pop("stop")) if "stop" in sampling else None
-    expected = np.empty(texts.shape, dtype=object)
-    for s in range(2):
-        u = np.random.default_rng(s + 1).random((len(prompts), samples, new), dtype=np.float32)
-        gpt = reference.gpt_of(flat, s, cfg)
-        for i, prompt in enumerate(prompts):
-            ids = [vocab.index(ch) for ch in prompt]
-            for n in range(samples):
-                out = reference.continue_one(gpt, ids, u[i, n], stop=stop, **sampling)
-                expected[s, i, n] = "".join(vocab[t] for t in out)
-    return texts, expected
-
-
-PROMPTS = ["a", "bcd", "dabcdefabcdef", "abcdef", "gg"]  # shorter than, as long as, and longer than a block
-
-
-@pytest.mark.parametrize("name", ["deep", "heads"])
-def test_greedy_equals_one_character_at_a_time(name):
-    """Prompts of different lengths side by side, and texts that outgrow the block."""
-    texts, expected = continued(SHAPES[name], PROMPTS, 9, 2, temperature=0, top_k=5)
-    assert texts.tolist() == expected.tolist()
-    assert (texts[:, :, 0] == texts[:, :, 1]).all(), "greedy samples differ"
-
-
-@pytest.mark.parametrize("sampling", [dict(temperature=1.0, top_k=3), dict(temperature=0.3, top_k=100),
-                                      dict(temperature=1.5, top_k=4, stop="c")], ids=str)
-def test_samples_that_share_rows_equal_samples_drawn_alone(sampling):
-    """Samples part and meet again; whatever rows they share, each must be what its own uniforms give."""
-    texts, expected = continued(SHAPES["deep"], PROMPTS, 8, 12, **sampling)
-    assert texts.tolist() == expected.tolist()
-    assert len(set(texts[0, 0])) > 3, "all samples agree: nothing was tested"
-
-
-def test_sampling_at_temperature_1_has_the_model_s_frequencies():
-    """Chi-square over 20,000 draws, 10 degrees of freedom; 45 is beyond one in 100,000."""
-    cfg, n = SHAPES["deep"], 20_000
-    flat = random_weights(cfg, 1)
-    u = np.random.default_rng(0).random((1, 1, n, 1), dtype=np.float32)
-    tokens = model.generate(model.unflatten(flat, cfg), cfg, [np.array([3, 1])], u, 1.0, 100)
-    share = reference.gpt_of(flat, 0, cfg)(torch.tensor([[3, 1]]))[0, -1].softmax(0).detach().numpy()
-    counts = np.bincount(tokens.ravel(), minlength=cfg.vocab_size)
-    assert ((counts - n * share) ** 2 / (n * share)).sum() < 45
-
-
-def test_only_the_top_k_occur_and_all_of_them():
-    cfg = SHAPES["deep"]
-    flat = random_weights(cfg, 1)
-    u = np.random.default_rng(0).random((1, 1, 5000, 1), dtype=np.float32)
-    tokens = model.generate(model.unflatten(flat, cfg), cfg, [np.array([3])], u, 3.0, 4)
-    logits = reference.gpt_of(flat, 0, cfg)(torch.tensor([[3]]))[0, -1]
-    assert set(tokens.ravel()) == set(logits.topk(4).indices.tolist())
-
-
-def test_generation_that_stops_early_is_filled_with_the_stop_token():
-    cfg = SHAPES["deep"]
-    texts, _ = continued(cfg, ["a", "b"], 40, 6, temperature=1.0, top_k=100, stop="c")
-    ended = [text for text in texts.ravel() if "c" in text]
-    assert ended, "no sample stopped: nothing was tested"
-    for text in ended:
-        assert set(text[text.index("c"):]) == {"c"} and len(text) == 40
-
-
-@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-42, 1e-60])
-def test_the_colder_the_closer_to_greedy(temperature):
-    """The command line takes any temperature from 0 up; a tiny one must not overflow into another answer."""
-    cfg = SHAPES["deep"]
-    p = model.unflatten(random_weights(cfg, 1).float(), cfg)
-    cold, greedy = (model.complete(p, cfg, ALPHABET[:11], PROMPTS, [np.random.default_rng(1)], 5, 3, t, 10)
-                    for t in (temperature, 0))
-    assert cold.tolist() == greedy.tolist()
-
-
-@pytest.mark.parametrize("prompt, message", [("", "empty"), ("a!b", "'!'")])
-def test_prompts_that_cannot_be_continued_are_refused(prompt, message):
-    cfg = SHAPES["deep"]
-    p = model.unflatten(random_weights(cfg, 1), cfg)
-    with pytest.raises(UserError, match=message):
-        model.complete(p, cfg, ALPHABET[:11], ["a", prompt], [np.random.default_rng(1)], 2, 1, 1.0, 5)
-
-
-def test_every_dataset_has_its_models():
-    assert {run.split("_")[0] for run in MODELS} == set(TASKS) and len(MODELS) == 12

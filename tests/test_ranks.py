@@ -1,15 +1,22 @@
-"""A run in several processes, as torchrun starts them, against the same run in one."""
+"""A run in several processes, as torchrun starts them: each an ordinary run of its share of the seeds."""
+import csv
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from helpers import ROOT, SAMPLING, log
-from model import flatten, load_checkpoint
+import eval_as_math
+import plot_results
+import sample
+from config import UserError
+from data.log import read_run
+from helpers import ROOT, SAMPLING, contents, log, resume, same, weights
 
 RUN = ["config/train_math_mini_14.py", "--device=cpu", "--compile=False", "--batch_size=32", "--num_seeds=3",
        "--warmup_iters=5", "--eval_interval=10", *SAMPLING]
@@ -28,64 +35,61 @@ def alone(*args: str) -> None:
     subprocess.run([sys.executable, "train_with_eval.py", *args], cwd=ROOT, check=True, capture_output=True)
 
 
-def whole(folder) -> tuple[dict, torch.Tensor, list]:
-    """A run's checkpoint, its weights (S, P), and its log."""
-    ckpt, cfg = load_checkpoint(folder / "ckpt.pt")
-    return ckpt, flatten(ckpt["model"], cfg), log(folder)
-
-
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """The run in one process, never interrupted."""
-    folder = tmp_path_factory.mktemp("one")
-    alone(*RUN, "--max_iters=40", f"--out_dir={folder}")
+def two(tmp_path_factory) -> Path:
+    """20 iterations in two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    done = torchrun(*RUN, "--max_iters=20", f"--out_dir={folder}")
+    assert done.communicate(timeout=120) and done.returncode == 0
     return folder
 
 
-def near(a, b) -> None:
-    """Two folders hold the same run, to rounding: log, weights, and best checkpoints' iterations."""
-    (ckpt_a, weights_a, log_a), (ckpt_b, weights_b, log_b) = whole(a), whole(b)
-    assert ckpt_a["seeds"] == ckpt_b["seeds"] and ckpt_a["iter_num"] == ckpt_b["iter_num"]
-    torch.testing.assert_close(weights_a, weights_b, rtol=1e-3, atol=1e-4)
-    assert [(r["iter"], r["seed"]) for r in log_a] == [(r["iter"], r["seed"]) for r in log_b]
-    for x, y in zip(log_a, log_b):
-        assert float(x["train_loss"]) == pytest.approx(float(y["train_loss"]), rel=1e-4)
-    assert {p.name for p in a.glob("*.pt")} == {p.name for p in b.glob("*.pt")}
+def test_readers_take_the_ranks_together_as_the_run_in_one_process(two, tmp_path):
+    """The log, the weights and every tool; to rounding."""
+    alone(*RUN, "--max_iters=20", f"--out_dir={tmp_path}")
+    assert {*contents(two / "rank_0")} == {*contents(tmp_path)} and len(log(two / "rank_1")) == 3 * 2
+    together, one = read_run(two), read_run(tmp_path)
+    assert together.notes["seeds"] == one.notes["seeds"] == [1337, 1338, 1339]
+    assert np.array_equal(together.iters, one.iters) and together.iters.tolist() == [0, 10, 20]
+    assert np.allclose(together.columns["train_loss"], one.columns["train_loss"], rtol=1e-4)
+    (a, b) = (sample.open_model(str(folder)) for folder in (two, tmp_path))
+    assert (a.seeds, a.iters) == (b.seeds, b.iters)
+    torch.testing.assert_close(a.params, b.params, rtol=1e-3, atol=1e-4)
+    sample.main([f"--out_dir={two}", "--start=<", "--model_seed=1339", "--num_samples=1"])
+    eval_as_math.main([f"--out_dir={two}", "--all_seeds", "--num_samples=1"])
+    with open(two / "eval_as_math.csv", newline="") as f:
+        assert len(list(csv.DictReader(f))) == 3 * 200
+    plot_results.main([f"--model_folder={two}"])
+    assert (two / "plot.png").exists()
 
 
-def test_two_processes_equal_one_and_hand_over_to_it(one, tmp_path):
-    """20 iterations in two processes, then 20 in one."""
-    done = torchrun(*RUN, "--max_iters=20", f"--out_dir={tmp_path / 'two'}")
-    assert done.communicate(timeout=120) and done.returncode == 0
-    assert len(log(tmp_path / "two")) == 9
-    alone("--init_from=resume", "--max_iters=40", f"--out_dir={tmp_path / 'two'}")
-    near(tmp_path / "two", one)
-
-
-def started(folder, process: subprocess.Popen) -> list[int]:
-    """The process ids of the ranks, once the run has logged its first evaluation."""
-    for _ in range(600):
-        if (folder / "results.csv").exists() and (folder / "results.csv").read_text().count("\n") > 3:
-            return [int(p) for p in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True,
-                                                   text=True).stdout.split()]
-        time.sleep(0.1)
-    raise AssertionError("the run did not begin")
-
-
-def test_a_rank_that_dies_ends_the_run_which_resumes(one, tmp_path):
-    """kill -9 of the second process: a clear line of the first one within a minute, and nothing is lost."""
+def test_a_rank_that_dies_is_resumed_alone(two, tmp_path):
+    """kill -9 of one process: torchrun stops the other, which saves; each goes on by itself or by torchrun."""
     folder = tmp_path / "run"
     process = torchrun(*RUN, "--max_iters=1000000", f"--out_dir={folder}")
-    victim = started(folder, process)[-1]
-    killed = time.monotonic()
-    os.kill(victim, signal.SIGKILL)
+    ranks, end = [folder / "rank_0", folder / "rank_1"], time.monotonic() + 60
+    while not all((rank / "results.csv").exists() and len(log(rank)) > 2 for rank in ranks):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.1)
+    os.kill(int((ranks[1] / "lock").read_text()), signal.SIGKILL)
     err = process.communicate(timeout=60)[1]
-    assert time.monotonic() - killed < 60 and process.returncode != 0
-    assert "error: rank 0: another process of this run has died" in err and "--init_from=resume" in err
-    assert load_checkpoint(folder / "ckpt.pt")[0]["iter_num"] <= 40
-    again = torchrun("--init_from=resume", "--max_iters=40", f"--out_dir={folder}")
-    assert again.communicate(timeout=120) and again.returncode == 0
-    near(folder, one)
+    assert process.returncode != 0 and "--init_from=resume --out_dir=" in err
+    (ranks[1] / "ckpt.pt").unlink(missing_ok=True)
+    alone(*RUN, "--seed=1338", "--num_seeds=2", "--max_iters=10", f"--out_dir={ranks[1]}", "--overwrite")
+    resume(ranks[1], "--max_iters=20")
+    assert same(ranks[1], two / "rank_1")
+
+
+def test_torchrun_resumes_and_refuses_what_is_not_its_own(two):
+    """Last of this file: it changes the run."""
+    before = log(two / "rank_0")
+    err = torchrun(*RUN, "--max_iters=20", f"--out_dir={two}", "--overwrite", processes=1).communicate()[1]
+    assert "holds a run of another number of processes" in err and log(two / "rank_0") == before
+    with pytest.raises(UserError, match="holds a run of another number of processes"):
+        resume(two)
+    done = torchrun("--init_from=resume", "--max_iters=40", f"--out_dir={two}")
+    assert done.communicate(timeout=120) and done.returncode == 0
+    assert read_run(two).iters.tolist() == [0, 10, 20, 30, 40]
 
 
 def test_more_processes_than_seeds_are_refused_with_the_reason(tmp_path):
@@ -93,5 +97,6 @@ def test_more_processes_than_seeds_are_refused_with_the_reason(tmp_path):
     err = process.communicate(timeout=120)[1]
     assert process.returncode != 0 and not (tmp_path / "run").exists()
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert lines == ["error: 2 processes for num_seeds = 1: a seed trains in one process; expected at most 1 "
-                     "of them, or more seeds"]
+    assert lines and {*lines} == {
+        "error: 2 processes for num_seeds = 1: a seed trains in one process; expected at most 1 of them, or "
+        "more seeds"}

@@ -1,6 +1,6 @@
 """The arithmetic text, then the capitals text: `<3+4=7>`, ..., `Capital of Zambia is Lusaka `.
 
-3,311 characters, vocabulary of 66.
+3,311 characters, vocabulary of 66. It holds out what as_math does, or others by `--held_out`, as there.
 """
 import sys
 from pathlib import Path
@@ -11,11 +11,12 @@ from data.as_math import prepare as as_math  # noqa: E402  needs the root on sys
 from data.facts_char import prepare as facts_char  # noqa: E402
 
 TASKS = as_math.TASKS + facts_char.TASKS
+HELD_OUT = as_math.HELD_OUT
 
 
-def text() -> str:
+def text(held_out=HELD_OUT) -> str:
     """Both texts, as their own datasets have them."""
-    return as_math.text() + facts_char.text()
+    return as_math.text(held_out) + facts_char.text()
 
 
 if __name__ == "__main__":

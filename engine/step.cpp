@@ -1,5 +1,5 @@
-// Training steps on a CPU, the whole of update() in train_with_eval.py for models without dropout: forward,
-// backward, clipping and AdamW of every seed, in float32.
+// Training steps on a CPU, the whole of update() in pytorch.py for models without dropout: forward, backward,
+// clipping and AdamW of every seed, in float32.
 //
 // A tile is a few windows, one in each lane of a vector; all that happens to it stays in the core's own cache.
 // An activation is (channels, C): a vector for each channel and column, the columns being the T positions of
@@ -12,7 +12,7 @@
 // changes nothing.
 //
 // N, M, T, V, LAYERS and HEADS (n_embd, its MLP's width, block_size, vocab_size, n_layer, n_head) are given as
-// macros by __init__.py.
+// macros by fused.py.
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -478,15 +478,15 @@ int64_t scratch_size(int seeds, int windows, int threads) {
 }
 
 // `iterations` updates from iteration *it on, in place: params, exp_avg, exp_avg_sq (seeds, P), first_bad (seeds).
-// batches (block, seeds, batch) are offsets in `text`, of iterations 0 .. block - 1 modulo block; schedule
-// (max_iters, 3) holds learning rate and bias corrections; decay (P).
+// batches (iterations, seeds, batch) are offsets in `text`; rates (iterations, 3) hold learning rate and bias
+// corrections; decay (P).
 void train(float* params, float* exp_avg, float* exp_avg_sq, int64_t* it, int64_t* first_bad, const int32_t* text,
-           int length, const int32_t* batches, int block, const float* schedule, const float* decay, int seeds,
-           int batch, float beta1, float beta2, float clip, int iterations, int threads, void* scratch) {
+           int length, const int32_t* batches, const float* rates, const float* decay, int seeds, int batch,
+           float beta1, float beta2, float clip, int iterations, int threads, void* scratch) {
     int most = (batch + TILE - 1) / TILE;
     Tile* tiles = (Tile*)scratch;
     float *folded = (float*)(tiles + threads), *grads = folded + int64_t(seeds) * W_SIZE;
-    const int64_t windows = int64_t(seeds) * batch;
+    const int64_t windows = int64_t(seeds) * batch, first = *it, end = first + iterations;
     std::vector<int32_t> offsets(windows), counts(windows), found(seeds);
     std::atomic<int> next_seed{0}, next_tile{0};
     Barrier barrier{threads};
@@ -494,23 +494,23 @@ void train(float* params, float* exp_avg, float* exp_avg_sq, int64_t* it, int64_
         Tile& tile = tiles[thread];
         std::vector<int32_t> slots(length, -1);
         std::vector<float> grad(P_SIZE);
-        for (int64_t now = *it, end = now + iterations; now <= end; now++) {
+        for (int64_t now = first; now <= end; now++) {
             for (int s; (s = next_seed++) < seeds;) {
                 float* p = params + int64_t(s) * P_SIZE;
-                if (now > end - iterations) {  // the gradient of the iteration before is there
+                if (now > first) {  // the gradient of the iteration before is there
                     float* g = grads + int64_t(s) * most * W_SIZE;
                     for (int k = 1; k * TILE < found[s]; k++)
                         for (int i = 0; i < W_SIZE; i++) g[i] += g[int64_t(k) * W_SIZE + i];
                     unfold(p, g, grad.data());
-                    const float* row = schedule + 3 * (now - 1);
+                    const float* rate = rates + 3 * (now - 1 - first);
                     bool good = adamw(p, exp_avg + int64_t(s) * P_SIZE, exp_avg_sq + int64_t(s) * P_SIZE,
-                                      grad.data(), decay, {row[0], row[1], row[2], beta1, beta2, clip});
+                                      grad.data(), decay, {rate[0], rate[1], rate[2], beta1, beta2, clip});
                     if (!good && first_bad[s] < 0) first_bad[s] = now - 1;
                 }
                 if (now == end) continue;
                 fold(p, folded + int64_t(s) * W_SIZE);
                 int64_t at = int64_t(s) * batch;
-                found[s] = distinct(batches + ((now % block) * seeds + s) * batch, batch, &offsets[at],
+                found[s] = distinct(batches + ((now - first) * seeds + s) * batch, batch, &offsets[at],
                                     &counts[at], slots);
             }
             barrier.wait([&] { next_tile = 0; });
@@ -527,7 +527,7 @@ void train(float* params, float* exp_avg, float* exp_avg_sq, int64_t* it, int64_
             barrier.wait([&] { next_seed = 0; });
         }
     });
-    *it += iterations;
+    *it = end;
 }
 
 // The mean loss (seeds, n) of each window of `text` at offsets 0 .. n - 1.

@@ -1,0 +1,7 @@
+"""All runs of the paper, with the seeds of results/; then: python plot_all_models.py"""
+out_dir = "."
+draw = "nothing"
+
+SEEDS = {"14": 64, "28": 32, "56": 8, "mlt": 1}
+runs = [dict(base=f"config/train_{data}_mini_{size}.py", num_seeds=seeds)
+        for size, seeds in SEEDS.items() for data in ("math", "facts", "both")]

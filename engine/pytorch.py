@@ -1,0 +1,127 @@
+"""The engine in PyTorch: on any device, compiled or not; on CUDA an update is the replay of one graph."""
+import gc
+
+import torch
+
+from model import GPTConfig, decayed, forward, losses, unflatten
+
+
+def take(text: torch.Tensor, offsets: torch.Tensor, block_size: int) -> torch.Tensor:
+    """The windows of `text` at `offsets` (S, B), with the character after each: (S, B, block_size + 1)."""
+    return text[offsets.unsqueeze(2) + torch.arange(block_size + 1, dtype=offsets.dtype, device=text.device)]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Matrix products in `dtype`; nothing at all for float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False)
+
+
+def window_losses(flat: torch.Tensor, window: torch.Tensor, cfg: GPTConfig, dtype: torch.dtype,
+                  dropout: float = 0.0) -> torch.Tensor:
+    """Cross-entropy of windows (S, B, T + 1) under parameters (S, P), in nats per character: (S, B)."""
+    with autocast(flat.device, dtype):
+        logits = forward(unflatten(flat, cfg), window[..., :-1], cfg, dropout)
+    return losses(logits, window[..., 1:]).mean(2)
+
+
+def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor,
+           cfg: GPTConfig, c: dict, dtype: torch.dtype) -> None:
+    """One AdamW update of every seed, in place, on the batch `window` (S, B, T + 1).
+
+    `state` is that of `state.fresh`; `rate` (3,): learning rate, Adam's two bias corrections; `decay` (P,):
+    the weight decay of each parameter.
+    """
+    lr, bias1, bias2 = rate.unbind()
+
+    def loss_sum(flat):
+        loss = window_losses(flat, window, cfg, dtype, cfg.dropout).mean(1)
+        return loss.sum(), loss  # the sum: a seed's gradient does not see the other seeds
+
+    grad, (_, loss) = torch.func.grad_and_value(loss_sum, has_aux=True)(state["params"])
+    if c["grad_clip"]:
+        norm = grad.square().sum(1, keepdim=True).sqrt()
+        grad = grad * (c["grad_clip"] / (norm + 1e-6)).clamp(max=1)
+    m = state["exp_avg"].lerp(grad, 1 - c["beta1"])
+    v = state["exp_avg_sq"].lerp(grad.square(), 1 - c["beta2"])
+    state["params"].copy_(state["params"] * (1 - lr * decay) - lr / bias1 * m / (v.sqrt() / bias2 + 1e-8))
+    state["exp_avg"].copy_(m)
+    state["exp_avg_sq"].copy_(v)
+    good = loss.isfinite() | (state["first_bad"] >= 0)
+    state["first_bad"].copy_(torch.where(good, state["first_bad"], state["it"]))
+    state["it"] += 1
+
+
+def record(step, state: dict[str, torch.Tensor]):
+    """`step` as the replay of one CUDA graph; `state` and the random generator are left as they were."""
+    saved, random_state = {k: v.clone() for k, v in state.items()}, torch.cuda.get_rng_state()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # compiles, and lets the libraries allocate what they need
+            step()
+            for k, v in saved.items():
+                state[k].copy_(v)
+    torch.cuda.current_stream().wait_stream(side)
+    gc.collect()  # a tensor freed by a later collection would be freed inside the graph
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # records, without running
+        step()
+    torch.cuda.set_rng_state(random_state)
+    return graph.replay
+
+
+class PyTorch:
+    """The Engine (see there) of `model.forward`. An update reads its batch and rates from fixed places."""
+
+    def __init__(self, c: dict, cfg: GPTConfig, state: dict[str, torch.Tensor], text: torch.Tensor):
+        self.c, self.cfg = c, cfg
+        self.device, self.dtype = torch.device(c["device"]), getattr(torch, c["dtype"])
+        self.state = {k: v.to(self.device, copy=True) for k, v in state.items()}
+        self.text, self.decay = text.to(self.device), (decayed(cfg) * c["weight_decay"]).to(self.device)
+        S = len(state["params"])
+        self.offsets = torch.zeros(S, c["batch_size"], dtype=torch.int32, device=self.device)
+        self.rate = torch.ones(3, device=self.device)
+        self.update, self.window_losses, self.replay = update, window_losses, None
+        if c["step"] == "compiled":
+            torch.compiler.reset()  # a process may compile more runs than its cache of eight takes
+            # on CUDA without benchmarks that choose kernels, and with them the order of sums, run by run
+            options = {"deterministic": True} if self.device.type == "cuda" else None
+            self.update, self.window_losses = (
+                torch.compile(f, fullgraph=True, dynamic=False, options=options)
+                for f in (update, window_losses))
+
+    def step(self) -> None:
+        """One update, on the batch and the rates that lie in their places."""
+        window = take(self.text, self.offsets, self.cfg.block_size)
+        self.update(self.state, window, self.rate, self.decay, self.cfg, self.c, self.dtype)
+
+    @torch.no_grad()
+    def train(self, batches: torch.Tensor, rates: torch.Tensor) -> None:
+        """See Engine."""
+        on_cuda = self.device.type == "cuda"
+        if on_cuda and not self.replay:
+            self.replay = record(self.step, self.state)
+        for offsets, rate in zip(*(x.to(self.device, non_blocking=True) for x in (batches, rates))):
+            self.offsets.copy_(offsets)
+            self.rate.copy_(rate)
+            self.replay() if on_cuda else self.step()
+        if on_cuda:
+            torch.cuda.synchronize()
+
+    @torch.no_grad()
+    def losses(self, text: torch.Tensor) -> torch.Tensor:
+        """See Engine."""
+        S, B = self.offsets.shape
+        text, n, chunks = text.to(self.device), len(text) - self.cfg.block_size, []
+        for i in range(0, n, B):
+            offsets = torch.arange(i, i + B, dtype=torch.int32, device=self.device).clamp(max=n - 1)
+            window = take(text, offsets.expand(S, B), self.cfg.block_size)
+            chunks.append(self.window_losses(self.state["params"], window, self.cfg, self.dtype).float())
+        return torch.cat(chunks, 1)[:, :n].cpu()
+
+    @torch.no_grad()
+    def logits(self, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """See Engine."""
+        with autocast(self.device, self.dtype):
+            p = unflatten(self.state["params"], self.cfg)
+            return forward(p, tokens, self.cfg, last=last)[:, :, 0].float()

@@ -1,0 +1,110 @@
+"""What a run knows: made anew, kept in its checkpoints, and read back."""
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config import UserError
+from model import GPTConfig, checkpoint, flatten, init_weights, load_checkpoint, save_checkpoint
+
+SCORE_OF = {"math": "math_acc", "facts": "facts_acc", "combined": "combined_acc"}  # best by which column
+
+
+@dataclass
+class Progress:
+    """How far a run is: `best` holds for each kind of score the seeds' best `score` and `iter_num` (S,) and
+    `params` (S, P); `rows` are those of the last evaluation."""
+    iter_num: int = 0
+    elapsed_s: float = 0.0
+    best: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    rows: list[dict] = field(default_factory=list)
+
+
+def fresh(cfg: GPTConfig, seeds: list[int]) -> dict[str, torch.Tensor]:
+    """An engine's state before the first update: params, exp_avg, exp_avg_sq (S, P); it (1,), the iteration;
+    first_bad (S,), the first iteration whose loss was not finite, or -1."""
+    params = init_weights(cfg, seeds)
+    return {"params": params, "exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params),
+            "it": torch.zeros(1, dtype=torch.long), "first_bad": torch.full((len(seeds),), -1)}
+
+
+def check_finite(state: dict[str, torch.Tensor], seeds: list[int], *losses: np.ndarray) -> None:
+    """Raises UserError if a loss so far, one of `losses` (S,) or a weight is not finite."""
+    weights = state["params"].isfinite().all(1).cpu().numpy()
+    finite = np.all([weights, *map(np.isfinite, losses)], axis=0)
+    for seed, it, good in zip(seeds, state["first_bad"].tolist(), finite):
+        if it >= 0 or not good:
+            at = it if it >= 0 else int(state["it"])
+            raise UserError(f"seed {seed}: the loss is not finite at iteration {at}; what was logged and "
+                            "saved before is kept; start a new run with a lower learning_rate")
+
+
+def keep_best(best: dict, rows: list[dict], params: torch.Tensor) -> dict:
+    """`best`, with the weights (S, P) of those seeds whose score in `rows` is better than ever before."""
+    kinds = [kind for kind, column in SCORE_OF.items() if rows[0][column] != ""]
+    for kind in kinds if len(kinds) > 2 else kinds[:1]:  # of one task, combined says the same
+        score = torch.tensor([row[SCORE_OF[kind]] for row in rows], dtype=torch.float64)
+        old = best.get(kind, {"score": torch.full_like(score, -1), "params": torch.zeros(params.shape),
+                              "iter_num": torch.zeros(len(rows), dtype=torch.long)})
+        new = {"score": score, "params": params.cpu(),
+               "iter_num": torch.full_like(old["iter_num"], rows[0]["iter"])}
+        better = score > old["score"]
+        best = best | {kind: {name: torch.where(better[:, None] if was.dim() > 1 else better, new[name], was)
+                              for name, was in old.items()}}
+    return best
+
+
+def save_best(folder: Path, cfg: GPTConfig, at: Progress, about: dict) -> None:
+    """Write ckpt_best_*.pt; `about` is what every checkpoint of the run holds."""
+    for kind, best in at.best.items():
+        save_checkpoint(folder / f"ckpt_best_{kind}.pt", checkpoint(
+            best["params"], cfg, **about, iter_num=best["iter_num"].tolist(),
+            metrics={SCORE_OF[kind]: best["score"].tolist()}))
+
+
+def save_latest(folder: Path, cfg: GPTConfig, state: dict[str, torch.Tensor], at: Progress,
+                about: dict) -> None:
+    """Write ckpt.pt, from which the run resumes. Raises UserError rather than write what is not finite."""
+    check_finite(state, about["seeds"])
+    random = {"cpu": torch.get_rng_state()}  # dropout's
+    if state["params"].is_cuda:
+        random["cuda"] = torch.cuda.get_rng_state()
+    optimizer = {k: state[k].cpu() for k in ("exp_avg", "exp_avg_sq")}
+    save_checkpoint(folder / "ckpt.pt", checkpoint(
+        state["params"], cfg, **about, iter_num=at.iter_num, metrics=at.rows, best=at.best,
+        optimizer=optimizer, random=random, elapsed_s=at.elapsed_s))
+
+
+def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.Tensor]]:
+    """Read a ckpt.pt to go on from: (its dict, its GPTConfig, the run's progress, the engine's state).
+
+    Sets dropout's random numbers. Raises UserError as `load_checkpoint` does, and for what is missing in it
+    or does not fit its model.
+    """
+    if not path.is_file():
+        raise UserError(f"no {path} to resume; train without --init_from=resume first")
+    ckpt, cfg = load_checkpoint(path)
+    if "optimizer" not in ckpt:
+        raise UserError(f"{path} cannot be resumed: it is not the latest state of a run here")
+    state = fresh(cfg, ckpt["seeds"])
+    params = state["params"]
+    meant = {"params": params, "score": params[:, 0].double(), "iter_num": state["first_bad"]}
+    try:
+        at = Progress(ckpt["iter_num"], float(ckpt["elapsed_s"]), ckpt["best"])
+        tensors = [(ckpt["optimizer"][k], state[k]) for k in ("exp_avg", "exp_avg_sq")]
+        tensors += [(best[k], like) for best in at.best.values() for k, like in meant.items()]
+        if any((x.shape, x.dtype, x.device, x.layout) != (y.shape, y.dtype, y.device, y.layout)
+               for x, y in tensors):
+            raise ValueError("a tensor does not fit its model")
+        if not (type(at.iter_num) is int and {*at.best} <= {*SCORE_OF} and isinstance(ckpt["config"], dict)
+                and all(isinstance(ckpt[k], kind) for k, kind in (("tasks", list), ("computed", dict)))):
+            raise ValueError("iter_num, best, config, tasks or computed is not such as it was written")
+        torch.set_rng_state(ckpt["random"]["cpu"])
+        if torch.cuda.is_available() and "cuda" in ckpt["random"]:
+            torch.cuda.set_rng_state(ckpt["random"]["cuda"])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        raise UserError(f"{path}: {e} ({type(e).__name__}): the run cannot be resumed; restore the file, or "
+                        "train anew") from None
+    state |= {"params": flatten(ckpt["model"], cfg), "it": torch.tensor([at.iter_num])}
+    return ckpt, cfg, at, state | {k: ckpt["optimizer"][k] for k in ("exp_avg", "exp_avg_sq")}

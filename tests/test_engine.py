@@ -1,0 +1,408 @@
+"""The engine: its update, the C++ step against PyTorch's, what is chosen where, and runs that move."""
+import json
+import os
+import stat
+import sysconfig
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+import engine
+from config import UserError
+from engine import fused, pytorch
+from engine.state import fresh
+from helpers import Training, resume, run_script, same, settings, start, train, weights
+from model import GPTConfig, decayed, forward, init_weights, unflatten
+from reference import flat_of, gpt_of, loss
+from train_with_eval import learning_rate, rates
+
+SHAPES = {
+    "n14": {},
+    "wide": dict(run="facts_mini_28", num_seeds=2, weight_decay=0.1, batch_size=300),
+    "deep": dict(run="both_mini_14", n_layer=3, n_head=2, n_embd=10, mlp_expansion=3, block_size=7),
+    "odd": dict(n_embd=15, n_head=3, block_size=5, num_seeds=3, weight_decay=0.01, batch_size=33),
+    "tiny": dict(n_embd=2, block_size=1, batch_size=1, grad_clip=0.0),
+}
+needs_compiler = pytest.mark.skipif(fused.compiler() is None, reason="no C++ compiler")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+# --- the update
+
+
+def test_update_equals_pytorch_s_adamw_and_clipping_per_seed():
+    """Eight updates of two seeds, whose gradients lie on the two sides of the clipping norm.
+
+    Each seed must follow torch.optim.AdamW and clip_grad_norm_ on a plain model of its own: clipping over
+    both seeds at once, decay of LayerNorm, or a rate off by one iteration would all show.
+    """
+    cfg = GPTConfig(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, mlp_expansion=4)
+    flat = init_weights(cfg, [0, 1]).double()
+    flat[0] += 0.5 * torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(0)).double()
+    windows = torch.randint(11, (8, 2, 5, cfg.block_size + 1), generator=torch.Generator().manual_seed(1))
+    norms = []
+    for s in (0, 1):
+        gpt = gpt_of(flat, s, cfg)
+        loss(gpt, windows[0, s]).backward()
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in gpt.parameters()]).item())
+    clip = (norms[0] * norms[1]) ** 0.5
+    assert norms[0] > 1.3 * clip > 1.3 * 1.3 * norms[1]
+    c = settings(warmup_iters=3, lr_decay_iters=7, weight_decay=0.1, grad_clip=clip)
+    state = {name: x.double() if x.is_floating_point() else x for name, x in fresh(cfg, [0, 1]).items()}
+    state["params"] = flat.clone()
+    with torch.no_grad():
+        for window, rate in zip(windows, rates(0, 8, c)):
+            pytorch.update(state, window, rate, decayed(cfg) * c["weight_decay"], cfg, c, torch.float32)
+    assert state["it"].item() == 8 and state["first_bad"].tolist() == [-1, -1]
+    for s in (0, 1):
+        gpt = gpt_of(flat, s, cfg)
+        groups = [{"params": [p for p in gpt.parameters() if p.dim() == dim], "weight_decay": decay}
+                  for dim, decay in ((2, 0.1), (1, 0))]
+        adamw = torch.optim.AdamW(groups, betas=(c["beta1"], c["beta2"]), eps=1e-8)
+        for it, window in enumerate(windows):
+            for group in adamw.param_groups:
+                group["lr"] = learning_rate(it, c)
+            adamw.zero_grad()
+            loss(gpt, window[s]).backward()
+            torch.nn.utils.clip_grad_norm_(gpt.parameters(), clip)
+            adamw.step()
+        for name in ("exp_avg", "exp_avg_sq"):
+            expected = flat_of(gpt, cfg, lambda p, name=name, adamw=adamw: adamw.state[p][name])
+            torch.testing.assert_close(state[name][s], expected, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(state["params"][s], flat_of(gpt, cfg), rtol=1e-3, atol=2e-5)
+        assert (state["params"][s] - flat[s]).abs().max() > 1e-2, "hardly anything moved: nothing was tested"
+
+
+def test_grad_clip_0_clips_nothing():
+    a, b = (start(grad_clip=clip, warmup_iters=0).advance(3) for clip in (0.0, 1e9))
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)], ids=["eager", "fused"])
+def test_a_seed_s_result_does_not_depend_on_how_many_train_beside_it(compiled):
+    """By the C++ step to the bit."""
+    together = start(compile=compiled, num_seeds=3, warmup_iters=5).advance(12)
+    alone = start(compile=compiled, seed=1338, warmup_iters=5).advance(12)
+    torch.testing.assert_close(together[1:2], alone, **({"rtol": 0, "atol": 0} if compiled else
+                                                        {"rtol": 1e-4, "atol": 1e-5}))
+    assert (together[0] - together[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)], ids=["eager", "fused"])
+def test_a_loss_that_is_not_finite_is_told_apart_by_seed(compiled):
+    run = start(compile=compiled, num_seeds=2)
+    run.advance(3)
+    run.engine.state["params"][1, 5] = torch.nan
+    run.advance(3)
+    assert run.engine.state["first_bad"].tolist() == [-1, 3]
+    assert run.engine.state["params"][0].isfinite().all()
+
+
+# --- C++ against PyTorch
+
+
+@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)
+def runs(request) -> tuple[Training, Training]:
+    """The same run twice, by C++ and by PyTorch, after 50 updates."""
+    if fused.compiler() is None:
+        pytest.skip("no C++ compiler")
+    changed = dict(batch_size=128, warmup_iters=500) | request.param
+    both = tuple(start(compile=yes, **changed) for yes in (True, False))
+    # away from the start, where attention's gradients are so small that Adam makes steps of their rounding
+    noise = 0.2 * torch.randn(both[0].engine.state["params"].shape, generator=torch.Generator().manual_seed(0))
+    for run in both:
+        run.engine.state["params"] += noise
+        run.began = run.engine.state["params"].clone()
+        run.advance(50)
+    assert [run.c["step"] for run in both] == ["fused", "eager"]
+    return both
+
+
+def test_50_updates_equal_pytorch_s_to_rounding(runs):
+    a, b = (run.engine.state for run in runs)
+    assert a["it"].item() == b["it"].item() == 50
+    for name in ("params", "exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5)
+    assert (a["params"] - runs[0].began).abs().max() > 5e-3, "hardly anything moved: nothing was tested"
+
+
+def test_losses_equal_pytorch_s(runs):
+    """Of every window, though the last pass of PyTorch's is not full."""
+    a, b = runs
+    found, expected = a.engine.losses(a.text), b.engine.losses(b.text)
+    assert found.shape == (a.c["num_seeds"], len(a.text) - a.c["block_size"])
+    torch.testing.assert_close(found.mean(1), expected.mean(1), rtol=1e-4, atol=1e-5)
+    windows = pytorch.take(a.text, torch.arange(40).expand(a.c["num_seeds"], 40), a.c["block_size"])
+    expected = pytorch.window_losses(a.engine.state["params"], windows, a.engine.cfg, torch.float32)
+    torch.testing.assert_close(found[:, :40], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_equal_pytorch_s(runs):
+    """Of texts shorter than the block too, each at a position of its own, which may lie apart in memory."""
+    a, cfg, S = runs[0].engine, runs[0].engine.cfg, runs[0].c["num_seeds"]
+    for T in {1, cfg.block_size}:
+        tokens, last = torch.randint(cfg.vocab_size, (S, 37, T)), torch.randint(T, (37, S)).mT
+        expected = forward(unflatten(a.state["params"], cfg), tokens, cfg, last=last)[:, :, 0]
+        torch.testing.assert_close(a.logits(tokens, last), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_the_number_of_threads_changes_no_bit():
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        run = start(compile=True, num_seeds=2, batch_size=128)
+        torch.set_num_threads(1)
+        assert run.engine.threads == threads
+        found.append((run.advance(20), run.engine.losses(run.text)))
+    assert all(torch.equal(x, y) for other in found[1:] for x, y in zip(found[0], other))
+
+
+# --- torch.compile
+
+
+def test_a_run_under_torch_compile_is_of_its_own_config_whatever_ran_before_it(monkeypatch):
+    """In one process, as bench.py has it, any number of them: an earlier run's constants must not live on.
+
+    The cache is the same whatever compiles, so the quickest backend stands in for all but the last.
+    """
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compiler(f, backend="eager", **how))
+    try:
+        for n in range(1, 11):
+            assert start(n_embd=n, compile=True, dropout=0.1).advance(1).isfinite().all()
+        monkeypatch.setattr(torch, "compile", compiler)
+        changed = dict(n_embd=10, warmup_iters=0, grad_clip=0.01, dropout=1e-9)
+        compiled, eager = (start(compile=yes, **changed) for yes in (True, False))
+        assert compiled.c["step"] == "compiled"
+        torch.testing.assert_close(compiled.advance(4), eager.advance(4), rtol=1e-3, atol=1e-4)
+    finally:
+        torch.compiler.reset()
+
+
+# --- a GPU, without one: tensors that have no numbers, on a device of their own
+
+
+@pytest.mark.parametrize("what", ["update", "losses", "logits"])
+def test_nothing_is_left_on_the_cpu_and_nobody_waits(monkeypatch, what):
+    """A tensor made on the CPU does not go with those of `meta`, and what asks for a number finds none."""
+    monkeypatch.setattr(pytorch, "autocast", lambda *_: nullcontext())  # which knows no such device
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: x)  # of losses, when they are done
+    c = settings(num_seeds=2, n_layer=2, n_head=2, dropout=0.1) | {"device": "meta"}
+    cfg = GPTConfig(n_layer=2, n_head=2, dropout=0.1)
+    state, text = fresh(cfg, [1, 2]), torch.zeros(100, dtype=torch.int32)
+    run = pytorch.PyTorch(c, cfg, state, text)
+    if what == "update":
+        run.train(torch.zeros(3, 2, 8, dtype=torch.int32), rates(0, 3, c))
+    elif what == "losses":
+        assert run.losses(text).shape == (2, 91)
+    else:
+        tokens, last = torch.zeros(2, 5, 9, device="meta").int(), torch.zeros(2, 5, device="meta").long()
+        assert run.logits(tokens, last).shape == (2, 5, 17)
+    assert {x.device.type for x in run.state.values()} == {"meta"}
+
+
+# --- a GPU
+
+DEFAULT = "--device=cuda", "--compile=True", "--dtype=bfloat16", "--n_layer=2", "--dropout=0.1", "--num_seeds=2"
+
+
+@needs_cuda
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cuda_recorded_step_equals_the_eager_one(monkeypatch, compiled):
+    changed = dict(device="cuda", num_seeds=2, warmup_iters=5, batch_size=128)
+    recorded = start(compile=compiled, **changed).advance(20)
+    monkeypatch.setattr(pytorch, "record", lambda step, state: step)
+    torch.testing.assert_close(recorded, start(**changed).advance(20), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def cuda_run(tmp_path_factory) -> Path:
+    """The default path of a GPU: compiled, recorded, bfloat16, with dropout."""
+    return train(tmp_path_factory.mktemp("cuda"), *DEFAULT)
+
+
+@needs_cuda
+def test_two_cuda_runs_are_equal(cuda_run, tmp_path):
+    assert same(train(tmp_path / "run", *DEFAULT), cuda_run)
+
+
+@needs_cuda
+def test_a_cuda_run_that_was_stopped_goes_on_unharmed(cuda_run, tmp_path):
+    folder = train(tmp_path / "run", *DEFAULT, "--max_iters=10")
+    resume(folder, "--max_iters=20")
+    assert same(folder, cuda_run)
+
+
+@needs_cuda
+def test_a_cuda_run_equals_the_cpu_s_to_rounding(tmp_path, math_run):
+    other = train(tmp_path / "run", "--device=cuda", "--num_seeds=2")
+    torch.testing.assert_close(weights(other), weights(math_run), rtol=1e-2, atol=1e-3)
+
+
+# --- what is chosen where
+
+AUTO = dict(compile="auto", max_iters=30_000)
+
+
+@needs_compiler
+@pytest.mark.parametrize("changed, step", [
+    (AUTO, "fused"), (AUTO | {"max_iters": 500}, "fused"), (AUTO | {"max_iters": 499}, "eager"),
+    ({"compile": True}, "fused"), ({"compile": False, "max_iters": 30_000}, "eager"),
+    (AUTO | {"dropout": 0.1}, "eager"), (AUTO | {"dtype": "bfloat16"}, "eager"),
+    ({"compile": True, "dropout": 0.1}, "compiled")], ids=str)
+def test_what_computes_a_run_on_a_cpu(changed, step):
+    c = settings(**changed)
+    assert (c["step"], c["compile"]) == (step, step != "eager")
+
+
+@pytest.mark.parametrize("changed, step, dtype", [
+    (AUTO, "compiled", "float32"), (AUTO | {"max_iters": 2999}, "eager", "float32"),
+    (AUTO | {"n_layer": 2, "dropout": 0.1}, "compiled", "bfloat16")], ids=str)
+def test_what_computes_a_run_on_a_gpu(monkeypatch, changed, step, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(engine, "lacks_for_compiling", str)
+    c = settings(device="auto", **changed)
+    assert (c["device"], c["step"], c["dtype"]) == ("cuda", step, dtype)
+
+
+def test_a_gpu_without_python_s_headers_trains_uncompiled(monkeypatch, tmp_path, capsys):
+    """As a fresh Debian is: Triton could not build its launcher."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setenv("CC", "true")
+    assert settings(device="auto", **AUTO)["step"] == "eager"
+    assert "install python3-dev" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--compile=True lacks Python's headers; install python3-dev"):
+        settings(device="auto", compile=True)
+    (tmp_path / "Python.h").touch()
+    assert settings(device="auto", compile=True)["step"] == "compiled"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--compile=True lacks a C compiler"):
+        settings(device="auto", compile=True)
+
+
+def test_a_gpu_that_this_pytorch_cannot_use_is_said(monkeypatch, tmp_path, capsys):
+    command(tmp_path / "nvidia-smi", "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert settings(device="auto")["device"] == "cpu"
+    assert "driver may be too old" in capsys.readouterr().out
+
+
+def test_without_a_compiler(monkeypatch, capsys):
+    """Asked for, it is refused; else the run is trained without, and says so if it is long."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="--compile=True lacks a C.. compiler; install g.."):
+        settings(compile=True)
+    assert settings(compile="auto", max_iters=100)["step"] == "eager" and not capsys.readouterr().out
+    assert settings(**AUTO)["step"] == "eager"
+    assert "it lacks a C++ compiler" in capsys.readouterr().out
+
+
+def command(path: Path, line: str) -> Path:
+    """A shell script that stands in for a program."""
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@needs_compiler
+@pytest.mark.parametrize("wrapped", [False, True], ids=["g++ -O2", "ccache g++"])
+def test_a_compiler_may_be_a_command_with_arguments(monkeypatch, tmp_path, wrapped):
+    plain = " ".join(fused.compiler())
+    wrapper = command(tmp_path / "ccache", f'echo "$1" > {tmp_path}/used; exec "$@"')
+    monkeypatch.setenv("CXX", f"{wrapper} {plain}" if wrapped else f"{plain} -O2")
+    assert start(compile=True, n_embd=2, block_size=1).advance(1).isfinite().all()
+    assert (tmp_path / "used").exists() == wrapped
+
+
+@pytest.mark.parametrize("compiler, message", [
+    ("false", "false cannot compile step.cpp: exit code 1; .*--compile=False"),
+    # one that makes no library stands in for a folder of temporary files mounted noexec
+    ("true", "cannot load step.cpp, compiled: .*TMPDIR.*--compile=False")])
+def test_a_compiler_that_fails_is_named(monkeypatch, compiler, message):
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(UserError, match=message):
+        start(compile=True)
+
+
+# --- runs that move
+
+
+def step_of(folder: Path) -> str:
+    """What computes a run, as its config.json says."""
+    return json.loads((folder / "config.json").read_text())["step"]
+
+
+@needs_compiler
+def test_a_run_moves_to_a_machine_without_a_compiler_and_back(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(engine.COMPILE_FROM, "fused", 20)
+    folder, stays = (train(tmp_path / name, "--compile=auto", "--max_iters=20") for name in ("moves", "stays"))
+    resume(stays, "--max_iters=60")
+    assert "equal to rounding" not in capsys.readouterr().out
+    for iters, compiler, step in ((40, "no-such-compiler", "eager"), (60, "", "fused")):
+        monkeypatch.setenv("CXX", compiler)
+        resume(folder, f"--max_iters={iters}")
+        assert step_of(folder) == step
+        lines = [line for line in capsys.readouterr().out.splitlines() if "equal to rounding" in line]
+        assert len(lines) == 1 and f"up to iteration {iters - 20}" in lines[0]
+    torch.testing.assert_close(weights(folder), weights(stays), rtol=1e-2, atol=1e-3)
+
+
+@needs_compiler
+def test_a_short_run_that_is_made_long_gets_the_fast_step(tmp_path, capsys):
+    folder = train(tmp_path / "run", "--compile=auto", "--max_iters=400", "--eval_interval=1000", "--batch_size=8")
+    assert step_of(folder) == "eager"
+    resume(folder, "--max_iters=2000")
+    assert step_of(folder) == "fused" and "computed by cpu, float32, eager" in capsys.readouterr().out
+
+
+# --- memory
+
+PEAK = """
+import sys, engine
+from pathlib import Path
+from helpers import start
+run = start(**eval(sys.argv[1]))
+run.advance(2)
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1]
+print(engine.memory(run.c, run.engine.cfg) / 1024 / int(peak))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+@pytest.mark.parametrize("changed", [
+    dict(block_size=64, n_embd=128, batch_size=64), dict(num_seeds=64, batch_size=882, compile=True),
+    dict(n_layer=6, n_head=6, n_embd=192, mlp_expansion=4, batch_size=64)], ids=["wide", "64 seeds", "6 layers"])
+def test_the_estimate_of_memory_is_within_a_factor_of_two(changed):
+    if "compile" in changed and fused.compiler() is None:
+        pytest.skip("no C++ compiler")
+    done = run_script("-c", PEAK, repr(changed), PYTHONPATH="tests")
+    assert 0.5 < float(done.stdout) < 2, done
+
+
+def test_a_run_that_cannot_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(engine, "memory_of", lambda device: 2**30)
+    engine.check_memory(settings(), GPTConfig())
+    with pytest.raises(UserError, match="GiB of memory are needed, and cpu has 1; lower num_seeds"):
+        engine.check_memory(settings(num_seeds=10_000), GPTConfig())
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), MemoryError(),
+    RuntimeError("CUDA error: out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=str)
+def test_a_device_s_out_of_memory_is_said_in_our_words(error):
+    with pytest.raises(UserError, match="cpu is out of memory with num_seeds = 1, batch_size = 8; lower one"):
+        with engine.out_of_memory(settings()):
+            raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("illegal address"), KeyError("out of memory")], ids=str)
+def test_other_errors_are_not_taken_for_too_little_memory(error):
+    with pytest.raises(type(error)), engine.out_of_memory(settings()):
+        raise error
