@@ -1,5 +1,7 @@
 """The engine in PyTorch: on any device, compiled or not; on CUDA an update is the replay of one graph."""
 import gc
+import time
+import warnings
 
 import torch
 
@@ -84,6 +86,7 @@ class PyTorch:
         self.update, self.window_losses, self.replay = update, window_losses, None
         if c["step"] == "compiled":
             torch.compiler.reset()  # a process may compile more runs than its cache of eight takes
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # off on purpose
             # on CUDA without benchmarks that choose kernels, and with them the order of sums, run by run
             options = {"deterministic": True} if self.device.type == "cuda" else None
             self.update, self.window_losses = (
@@ -100,7 +103,9 @@ class PyTorch:
         """See Engine."""
         on_cuda = self.device.type == "cuda"
         if on_cuda and not self.replay:
+            began = time.perf_counter()
             self.replay = record(self.step, self.state)
+            print(f"{self.c['step']} update recorded in {time.perf_counter() - began:.1f} s")
         for offsets, rate in zip(*(x.to(self.device, non_blocking=True) for x in (batches, rates))):
             self.offsets.copy_(offsets)
             self.rate.copy_(rate)
