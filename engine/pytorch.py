@@ -26,20 +26,10 @@ def window_losses(flat: torch.Tensor, window: torch.Tensor, cfg: GPTConfig, dtyp
     return losses(logits, window[..., 1:]).mean(2)
 
 
-def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor,
-           cfg: GPTConfig, c: dict, dtype: torch.dtype) -> None:
-    """One AdamW update of every seed, in place, on the batch `window` (S, B, T + 1).
-
-    `state` is that of `state.fresh`; `rate` (3,): learning rate, Adam's two bias corrections; `decay` (P,):
-    the weight decay of each parameter.
-    """
+def adamw(state: dict[str, torch.Tensor], grad: torch.Tensor, loss: torch.Tensor, rate: torch.Tensor,
+          decay: torch.Tensor, c: dict) -> None:
+    """AdamW of every seed, in place, by `grad` (S, P), each clipped by its own norm, and `loss` (S,)."""
     lr, bias1, bias2 = rate.unbind()
-
-    def loss_sum(flat):
-        loss = window_losses(flat, window, cfg, dtype, cfg.dropout).mean(1)
-        return loss.sum(), loss  # the sum: a seed's gradient does not see the other seeds
-
-    grad, (_, loss) = torch.func.grad_and_value(loss_sum, has_aux=True)(state["params"])
     if c["grad_clip"]:
         norm = grad.square().sum(1, keepdim=True).sqrt()
         grad = grad * (c["grad_clip"] / (norm + 1e-6)).clamp(max=1)
@@ -51,6 +41,20 @@ def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Ten
     good = loss.isfinite() | (state["first_bad"] >= 0)
     state["first_bad"].copy_(torch.where(good, state["first_bad"], state["it"]))
     state["it"] += 1
+
+
+def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor,
+           cfg: GPTConfig, c: dict, dtype: torch.dtype, window_losses=window_losses, adamw=adamw) -> None:
+    """One update of every seed, in place, on the batch `window` (S, B, T + 1).
+
+    `state` is that of `state.fresh`; `rate` (3,): learning rate, Adam's two bias corrections; `decay` (P,):
+    the weight decay of each parameter. The last two: those of this file, or the same compiled.
+    """
+    with torch.enable_grad():
+        flat = state["params"].detach().requires_grad_()
+        loss = window_losses(flat, window, cfg, dtype, cfg.dropout).mean(1)
+        grad, = torch.autograd.grad(loss.sum(), flat)  # of the sum: a seed does not see the other seeds
+    adamw(state, grad, loss.detach(), rate, decay, c)
 
 
 def record(step, state: dict[str, torch.Tensor]):
@@ -83,20 +87,21 @@ class PyTorch:
         S = len(state["params"])
         self.offsets = torch.zeros(S, c["batch_size"], dtype=torch.int32, device=self.device)
         self.rate = torch.ones(3, device=self.device)
-        self.update, self.window_losses, self.replay = update, window_losses, None
+        self.window_losses, self.adamw, self.replay = window_losses, adamw, None
         if c["step"] == "compiled":
             torch.compiler.reset()  # a process may compile more runs than its cache of eight takes
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # off on purpose
             # on CUDA without benchmarks that choose kernels, and with them the order of sums, run by run
             options = {"deterministic": True} if self.device.type == "cuda" else None
-            self.update, self.window_losses = (
+            self.window_losses, self.adamw = (
                 torch.compile(f, fullgraph=True, dynamic=False, options=options)
-                for f in (update, window_losses))
+                for f in (window_losses, adamw))
 
     def step(self) -> None:
         """One update, on the batch and the rates that lie in their places."""
         window = take(self.text, self.offsets, self.cfg.block_size)
-        self.update(self.state, window, self.rate, self.decay, self.cfg, self.c, self.dtype)
+        update(self.state, window, self.rate, self.decay, self.cfg, self.c, self.dtype, self.window_losses,
+               self.adamw)
 
     @torch.no_grad()
     def train(self, batches: torch.Tensor, rates: torch.Tensor) -> None:
