@@ -6,9 +6,7 @@ run's folder there; with --wd those of the regularised runs, under names that en
 arithmetic have their ckpt.pt, digits.png shows how their embeddings arrange the digits. A run that is not
 under root_dir is read from results/.
 """
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -20,21 +18,19 @@ import plot_results as plots  # matplotlib too comes from there
 from config import Key, UserError
 from data import rng
 from data.files import replace_file
-from data.log import NoEvaluation, RunLog, parts, read_run, reading
-from plot_results import OPERATIONS, Axes, Figure, accuracy, markdown_table, wilson
+from data.log import RunLog, parts, reading
+from plot_results import CURVES, OPERATIONS, Axes, Figure, accuracy, markdown_table, wilson
 
 RESULTS = Path(__file__).resolve().parent / "results"
 KEYS = {
     "root_dir": Key(".", "folder of the runs' folders, and for the figures and tables"),
     "wd": Key(False, "the regularised runs"),
-    "format": plots.FORMAT,
 }
 MODELS = {"14": "n14", "28": "n28", "56": "n56", "mlt": "MLT"}
 FIGURES = {"math": "grid_math", "facts": "grid_facts", "both": "grid_combined"}
 DATA = {"math": "arithmetic", "facts": "capitals", "both": "both at once"}
 CHOSEN_BY = {"math": "math_acc", "facts": "facts_acc", "both": "combined_acc"}  # the best evaluation
 ASKED = {"math": ["add", "sub"], "facts": ["facts"], "both": ["add", "sub", "facts", "combined"]}
-NAMES = {"add": "addition", "sub": "subtraction", "facts": "capitals", "combined": "combined"}
 PAPER = {  # best checkpoint of one seed: % right in the order of ASKED, then held-out
     "math": {"14": "100 100 40/40", "28": "98 98 0/40", "56": "98 98 0/40", "mlt": "98 98 0/40"},
     "facts": {"14": "8.2", "28": "100", "56": "100", "mlt": "100"},
@@ -60,11 +56,8 @@ and less than 0% a model that has not got as far as the rule.
 """
 BEST_NOTES = """\
 The score (accuracy over all prompts) at each seed's best evaluation less that at its last, in points: what is
-gained by choosing the checkpoint on the very prompts, held-out ones included, that it is judged by.
-"""
-HELDOUT_NOTES = """\
-Seeds that get some sample of the held-out equations right at the last evaluation, and at any; how many fail
-on an equation at the last evaluation, in one sample of it or in all (by eval_as_math.py --all_seeds).
+gained by choosing the checkpoint on the very prompts, held-out ones included, that it is judged by. Then the
+seeds that get some sample of the held-out equations right at the last evaluation, and at any.
 """
 COST_NOTES = "Minutes are those of the whole run, all its seeds and evaluations.\n"
 DIGITS_NOTES = f"""\
@@ -76,16 +69,11 @@ the others are alike in mean correlation ({PERMUTATIONS:,} permutations, two-sid
 
 
 def find_run(name: str, root: Path) -> tuple[RunLog | None, str]:
-    """The run `name` under `root`, else under results/, and where it lies; or None, and why.
-
-    Raises UserError if the run's log is damaged.
-    """
+    """The run `name` under `root`, else under results/, and where it lies; or None, and why. Raises UserError
+    if the run's log is damaged."""
     for folder, note in ((root / name, ""), (RESULTS / name, " (from results/)")):
-        if any((part / file).exists() for part in parts(folder) for file in ("config.json", "results.csv")):
-            try:
-                return read_run(folder), note
-            except NoEvaluation:
-                return None, "has only begun"
+        if run := plots.find_log(folder):
+            return run, note
     return None, "not run: takes days on a CPU" if "mlt" in name else "not run"
 
 
@@ -105,76 +93,64 @@ def mean_and_range(values: np.ndarray, form: Callable = percent) -> str:
     return mean if len(values) == 1 else f"{mean} ({low} to {high})"
 
 
-def share_of_seeds(hit: np.ndarray) -> str:
-    """Of how many seeds something is true, from bool (S,), with the interval of their share."""
-    low, high = wilson(int(hit.sum()), len(hit))
-    return f"{hit.sum()} of {len(hit)} ({100 * low:.3g}% to {100 * high:.3g}%)"
+def share_of(k: int, n: int) -> str:
+    """Of how many of n seeds, or such, something is true, with the interval of their share."""
+    low, high = wilson(int(k), n)
+    return f"{k} of {n} ({100 * low:.3g}% to {100 * high:.3g}%)"
 
 
-def best_evaluation(run: RunLog, operation: str) -> np.ndarray:
-    """The index of each seed's best evaluation, the first of equals: (S,)."""
-    return run.columns[CHOSEN_BY[operation]].argmax(axis=0)
+def at_best(run: RunLog, operation: str, values: np.ndarray) -> np.ndarray:
+    """Of values (N, S), each seed's at its best evaluation, the first of equals: (S,)."""
+    return np.take_along_axis(values, run.columns[CHOSEN_BY[operation]].argmax(axis=0)[None], axis=0)[0]
 
 
-def take(values: np.ndarray, when: np.ndarray) -> np.ndarray:
-    """Of values (N, S), each seed's at its evaluation `when` (S,): (S,)."""
-    return np.take_along_axis(values, when[None], axis=0)[0]
-
-
-def score_cells(run: RunLog, operation: str, paper: str) -> list[str]:
-    """A model's cells in Tables 2-4: in each the paper's score, our best and our last."""
-    best, scores = best_evaluation(run, operation), [accuracy(run, name) for name in ASKED[operation]]
-    end = np.full_like(best, len(run.iters) - 1)
-    ours = [[percent(take(right, best).mean()) for right in scores],
-            [mean_and_range(right[-1]) for right in scores]]
+def score_cells(run: RunLog, operation: str) -> list[str]:
+    """Our cells in Tables 2-4: in each the score at the best evaluation and at the last."""
+    cells = [f"{percent(at_best(run, operation, right).mean())} · {mean_and_range(right[-1])}"
+             for right in (accuracy(run, name) for name in ASKED[operation])]
     if operation != "facts" and run.notes["held_out"]:
-        for cells, when, share in zip(ours, (best, end), (lambda hit: str(hit.sum()), share_of_seeds)):
-            right, asked = (take(run.columns[f"heldout_{k}"], when) for k in ("correct", "total"))
-            cells += [f"{right.sum():.0f}/{asked.sum():.0f}", share(right == asked)]
-    return [" · ".join(triple) for triple in zip_longest(paper.split(), *ours, fillvalue="-")]
+        heldout = right, asked = [run.columns[f"heldout_{kind}"] for kind in ("correct", "total")]
+        best, last = [at_best(run, operation, x).sum() for x in heldout], [x[-1].sum() for x in heldout]
+        cells.append("{:.0f}/{:.0f} · {:.0f}/{:.0f}".format(*best, *last))
+        best, last = at_best(run, operation, right == asked).sum(), (right == asked)[-1].sum()
+        cells.append(f"{best} · {share_of(last, right.shape[1])}")
+    return cells
+
+
+def paper_tables(runs: dict[str, Runs], wd: bool) -> list[str]:
+    """Tables 2-4: in each cell the paper's score, our best and our last."""
+    texts = []
+    for number, (operation, of_size) in enumerate(runs.items(), start=2):
+        names = [CURVES[name][0] if name in CURVES else name for name in ASKED[operation]]
+        heldout = ["held-out", "seeds with all held-out right"] if operation != "facts" else []
+        rows = [["model", "seeds", *names, *heldout]]
+        for size, (run, note) in of_size.items():
+            paper = (PAPER_WD if wd else PAPER)[operation][size].split()
+            ours = score_cells(run, operation) if run else ["- · -"] * len(paper)
+            rows.append([*first_cells(size, run, note), *(
+                f"{theirs} · {own}" for theirs, own in zip_longest(paper, ours, fillvalue="-"))])
+        texts.append(markdown_table(f"Table {number}: {DATA[operation]}{', regularised' * wd}", "", rows))
+    return texts
 
 
 def loss_cells(run: RunLog, operation: str) -> list[str]:
     """Where the last loss stands between the rule-follower and the memoriser."""
     loss, rule, floor = run.columns["train_loss"][-1], run.notes["rule_loss"], run.notes["loss_floor"]
+    cells = [mean_and_range(loss, "{:.4f}".format)]
     if rule is None or floor is None:
-        return [mean_and_range(loss, "{:.4f}".format)]
-    way = mean_and_range((rule - loss) / (rule - floor))
-    return [mean_and_range(loss, "{:.4f}".format), f"{rule:.4f}", f"{floor:.4f}", way]
+        return cells
+    return [*cells, f"{rule:.4f}", f"{floor:.4f}", mean_and_range((rule - loss) / (rule - floor))]
 
 
 def best_cells(run: RunLog, operation: str) -> list[str]:
-    """What the best evaluation has over the last, and when it was."""
-    score, best = run.columns[CHOSEN_BY[operation]], best_evaluation(run, operation)
-    gain = 100 * (take(score, best) - score[-1])
-    return [f"{gain.mean():.3g}", f"{gain.max():.3g}", f"{(gain > 0).sum()} of {len(gain)}",
-            mean_and_range(run.iters[best], "{:,.0f}".format)]
-
-
-def heldout_answers(run: RunLog) -> dict[str, np.ndarray]:
-    """The share of right answers to each held-out equation, {equation: (S,)}, by the run's eval_as_math.csv;
-    nothing if it has not all seeds at the last evaluation. Raises UserError if that file is damaged."""
-    path, fix = run.folder / "eval_as_math.csv", "run eval_as_math.py again"
-    share: dict[str, dict[int, float]] = {  # by equation and seed
-        f"{x}{op}{y}": {} for a, b in run.notes["held_out"] for op in "+-" for x, y in ((a, b), (b, a))}
-    with reading(path, fix):
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        rows = list(csv.DictReader(io.StringIO(text)))
-    for number, row in enumerate(rows, start=2):
-        with reading(f"{path}, row {number}", fix):
-            right, total, seed, it = (int(row[name]) for name in ("correct", "total", "seed", "iter"))
-            if (equation := row["a"] + row["op"] + row["b"]) in share and it == run.iters[-1]:
-                share[equation][seed] = right / total
-    seeds = run.notes["seeds"]
-    whole = all(set(of_seed) == set(seeds) for of_seed in share.values())
-    return {name: np.array([of_seed[s] for s in seeds]) for name, of_seed in share.items()} if whole else {}
-
-
-def heldout_cells(run: RunLog, operation: str) -> list[str]:
-    """Which seeds answer held-out equations, and on which they fail."""
-    some = run.columns["heldout_correct"] > 0
-    fails = [f"{name}: {(share < 1).sum()}" for name, share in heldout_answers(run).items()]
-    return [share_of_seeds(some[-1]), share_of_seeds(some.any(0)), ", ".join(fails) or "-"]
+    """What the best evaluation has over the last, when it was, and who answers held-out equations."""
+    score, some = run.columns[CHOSEN_BY[operation]], run.columns["heldout_correct"] > 0
+    gain = 100 * (score.max(axis=0) - score[-1])
+    cells = [f"{gain.mean():.3g}", f"{gain.max():.3g}", f"{(gain > 0).sum()} of {len(gain)}",
+             mean_and_range(at_best(run, operation, run.columns["iter"]), "{:,.0f}".format)]
+    if operation == "facts":
+        return cells
+    return [*cells, *(share_of(seeds.sum(), len(gain)) for seeds in (some[-1], some.any(axis=0)))]
 
 
 def cost_cells(run: RunLog, operation: str) -> list[str]:
@@ -186,7 +162,7 @@ def first_cells(size: str, run: RunLog | None, note: str) -> list[str]:
     """The model, with how far its run got and where it lies, or why there is none; and how many seeds."""
     if not run:
         return [f"{MODELS[size]}, {note}", "-"]
-    name = ", ".join(text for text in (MODELS[size], plots.shortfall(run)) if text)
+    name = ", ".join(filter(None, [MODELS[size], plots.shortfall(run)]))
     return [name + note, str(len(run.notes["seeds"]))]
 
 
@@ -197,38 +173,22 @@ def overview(heading: str, notes: str, header: list[str], runs: dict[str, Runs],
     return markdown_table(heading, notes, [["data", "model", "seeds", *header], *rows])
 
 
-def paper_tables(runs: dict[str, Runs], wd: bool) -> list[str]:
-    """Tables 2-4."""
-    texts = []
-    for number, (operation, of_size) in enumerate(runs.items(), start=2):
-        asked = ["held-out", "seeds with all held-out right"] if operation != "facts" else []
-        rows = [["model", "seeds", *(NAMES[name] for name in ASKED[operation]), *asked]]
-        for size, (run, note) in of_size.items():
-            paper = (PAPER_WD if wd else PAPER)[operation][size]
-            cells = score_cells(run, operation, paper) if run else [f"{x} · - · -" for x in paper.split()]
-            rows.append([*first_cells(size, run, note), *cells])
-        texts.append(markdown_table(f"Table {number}: {DATA[operation]}{', regularised' * wd}", "", rows))
-    return texts
-
-
 def tables(runs: dict[str, Runs], digits: list, wd: bool) -> str:
     """All tables, as text in Markdown."""
-    with_math = {op: runs[op] for op in runs if op != "facts"}
     return "\n".join([
         NOTES, *paper_tables(runs, wd),
         overview("What the loss says", LOSS_NOTES,
                  ["loss", "rule-follower", "memoriser", "way from rule to memoriser, %"], runs, loss_cells),
         overview("What choosing the best checkpoint flatters", BEST_NOTES,
-                 ["best less last", "largest", "seeds that gain", "best at iteration"], runs, best_cells),
-        overview("The held-out cases in detail", HELDOUT_NOTES,
-                 ["some right", "some right at any evaluation", "fail on"], with_math, heldout_cells),
+                 ["best less last", "largest", "seeds that gain", "best at iteration",
+                  "some held-out right", "at any evaluation"], runs, best_cells),
         *([digits_table(digits)] if digits else []),
         overview("What the runs took", COST_NOTES, ["iterations", "minutes", "machine"], runs, cost_cells)])
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits in a model's embeddings: of each seed the `rows` (S, 10, n_embd), their `order` (S,), their
+    """The digits in a model's embeddings, of each seed: `rows` (S, 10, n_embd), their `order` (S,) and their
     `variance` (S,) in two components. `groups` {name: bool (S,)}: all seeds; if there are both, those that
     answer all held-out equations and the others too, with `p` of the difference of their `order`."""
     name: str
@@ -253,10 +213,8 @@ def digit_order(rows: np.ndarray) -> float:
 
 
 def two_components(rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Rows (10, n) in their first two principal components, (10, 2), and these' share of the variance.
-
-    The last row lies right of the first, the middle ones above the ends.
-    """
+    """Rows (10, n) in their first two principal components, (10, 2), and these' share of the variance; the
+    last row lies right of the first, the middle ones above the ends."""
     u, s, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
     points = u[:, :2] * s[:2]
     flip = points[-1, 0] < points[0, 0], points[4:6, 1].sum() < points[[0, -1], 1].sum()
@@ -272,36 +230,33 @@ def permutation_test(values: np.ndarray, group: np.ndarray) -> float:
 
 def find_digits(runs: Runs) -> list[Digits]:
     """Those of all runs that have their ckpt.pt. Raises UserError if one is damaged."""
-    paths = {size: [part / "ckpt.pt" for part in parts(run.folder)] for size, (run, _) in runs.items() if run}
-    return [read_digits(MODELS[size], runs[size][0], found)
-            for size, found in paths.items() if all(path.is_file() for path in found)]
-
-
-def read_digits(name: str, run: RunLog, paths: list[Path]) -> Digits:
-    """The digits in the checkpoints of a run. Raises UserError if one is damaged."""
-    from model import load_checkpoint  # here alone: it needs torch, and without weights nothing else does
-    ckpts = [load_checkpoint(path)[0] for path in paths]
-    seeds = [seed for ckpt in ckpts for seed in ckpt["seeds"]]
-    with reading(paths[0]):
-        ids = [ckpts[0]["vocab"].index(digit) for digit in "0123456789"]
-        columns = [run.notes["seeds"].index(seed) for seed in seeds]
-    rows = np.concatenate([ckpt["model"]["transformer.wte.weight"][:, ids].float().numpy() for ckpt in ckpts])
-    order, variance = np.array([(digit_order(one), two_components(one)[1]) for one in rows]).T
-    right = (run.columns["heldout_correct"] == run.columns["heldout_total"])[-1, columns]
-    groups, p = {name: np.full(len(seeds), True)}, None
-    if right.any() and not right.all():
-        groups |= {f"{name}, all held-out right": right, f"{name}, others": ~right}
-        p = permutation_test(order, right)
-    return Digits(name, seeds, rows, order, variance, groups, p)
+    found = []
+    for size, (run, _) in runs.items():
+        if not (run and all((part / "ckpt.pt").is_file() for part in parts(run.folder))):
+            continue
+        from sample import open_model, unflatten  # here alone: torch, which nothing else needs
+        model, name = open_model(str(run.folder)), MODELS[size]
+        with reading(run.folder / "ckpt.pt"):
+            ids = [model.vocab.index(digit) for digit in "0123456789"]
+            columns = [run.notes["seeds"].index(seed) for seed in model.seeds]
+        rows = unflatten(model.params, model.cfg)["transformer.wte.weight"][:, ids].numpy()
+        order, variance = np.array([(digit_order(one), two_components(one)[1]) for one in rows]).T
+        right, p = accuracy(run, "heldout")[-1, columns] == 1, None
+        groups = {name: np.full(len(right), True)}
+        if right.any() and not right.all():
+            groups |= {f"{name}, all held-out right": right, f"{name}, others": ~right}
+            p = permutation_test(order, right)
+        found.append(Digits(name, model.seeds, rows, order, variance, groups, p))
+    return found
 
 
 def digits_table(digits: list[Digits]) -> str:
     """The order of the digits in numbers."""
-    rows = [[name, str(seeds.sum()), mean_and_range(one.order[seeds], "{:.3f}".format),
-             mean_and_range(one.variance[seeds]), f"{one.p:.4f}" if one.p and name == one.name else "-"]
-            for one in digits for name, seeds in one.groups.items()]
-    header = ["model", "seeds", "rank correlation", "variance in two components, %", "p"]
-    return markdown_table("The order of the digits", DIGITS_NOTES, [header, *rows])
+    rows = [["model", "seeds", "rank correlation", "variance in two components, %", "p"]]
+    rows += [[name, str(seeds.sum()), mean_and_range(one.order[seeds], "{:.3f}".format),
+              mean_and_range(one.variance[seeds]), f"{one.p:.4f}" if one.p and name == one.name else "-"]
+             for one in digits for name, seeds in one.groups.items()]
+    return markdown_table("The order of the digits", DIGITS_NOTES, rows)
 
 
 def draw_digits(ax: Axes, rows: np.ndarray, size: float) -> None:
@@ -346,29 +301,24 @@ def digits_figure(digits: list[Digits]) -> Figure:
     return fig
 
 
-def draw_panel(strips: Sequence[Axes], operation: str, size: str, runs: Runs, end: str) -> None:
-    """One model's panel: its curves, or why there are none and the command that trains it."""
-    run, note = runs[size]
-    limits = plots.loss_limits([other for other, _ in runs.values() if other])
-    if run:
-        plots.draw_run(strips, run, plots.tasks_of(run, operation), limits)
-        strips[0].set_title(plots.run_title(MODELS[size], run, note), fontsize=10)
-        return
-    plots.frame_strips(strips, limits)
-    strips[0].set_title(f"{MODELS[size]}, {note}", fontsize=10)
-    command = f"python train_with_eval.py\nconfig/train_{operation}_mini_{size}{end}.py"
-    strips[0].text(0.5, 0.5, f"to train it:\n{command}", transform=strips[0].transAxes, ha="center",
-                   va="center", fontsize=8, bbox={"color": "white"})
-
-
 def draw_grid(operation: str, runs: Runs, end: str) -> Figure:
-    """The 2 x 2 figure of an operation, from {size: (run, note)}."""
+    """The 2 x 2 figure of an operation, from {size: (run, note)}; where there is no run, how to train it."""
     heights = plots.strip_heights(OPERATIONS[operation], True)
+    limits = plots.loss_limits([run for run, _ in runs.values() if run])
     fig = Figure(figsize=(9.6, 1.5 * sum(heights) + 1.2), layout="constrained")
     axes = fig.subplots(2 * len(heights), 2, sharex=True, height_ratios=heights * 2)
     panels = [axes[top:top + len(heights), side] for top in (0, len(heights)) for side in (0, 1)]
-    for strips, size in zip(panels, runs, strict=True):
-        draw_panel(strips, operation, size, runs, end)
+    for strips, (size, (run, note)) in zip(panels, runs.items(), strict=True):
+        if run:
+            title = plots.run_title(MODELS[size], run, note)
+            plots.draw_run(strips, run, plots.tasks_of(run, operation), limits)
+        else:
+            title = f"{MODELS[size]}, {note}"
+            plots.frame_strips(strips, limits)
+            strips[0].text(0.5, 0.5, "to train it:\npython train_with_eval.py\n"
+                           f"config/train_{operation}_mini_{size}{end}.py", transform=strips[0].transAxes,
+                           ha="center", va="center", fontsize=8, bbox={"color": "white"})
+        strips[0].set_title(title, fontsize=10)
     for ax in fig.axes:
         ax.label_outer()
     for ax in axes[len(heights) - 1]:
@@ -385,17 +335,16 @@ def main(argv: list[str]) -> None:
     if not root.is_dir():
         raise UserError(f"--root_dir={root}: no such folder; expected one with runs such as math_mini_14")
     runs = find_runs(root, end)
-    figures = {root / f"{name}{end}": draw_grid(op, runs[op], end) for op, name in FIGURES.items()}
+    figures = {root / f"{name}{end}.png": draw_grid(op, runs[op], end) for op, name in FIGURES.items()}
     if digits := find_digits(runs["math"]):
-        figures[root / f"digits{end}"] = digits_figure(digits)
-    figures |= {run.folder / "plot": plots.run_figure(run, run.notes["tasks"])
+        figures[root / f"digits{end}.png"] = digits_figure(digits)
+    figures |= {run.folder / "plot.png": plots.run_figure(run, run.notes["tasks"])
                 for of_size in runs.values() for run, note in of_size.values() if run and not note}
-    text, written = tables(runs, digits, args["wd"]), [root / f"tables{end}.md"]
-    for path, fig in figures.items():
-        written.append(path.with_suffix(f".{args['format']}"))
-        plots.save_figure(fig, written[-1])
-    replace_file(written[0], lambda f: f.write(text.encode()))
-    print(*(f"wrote {path}" for path in written), "", text, sep="\n")
+    text, path = tables(runs, digits, args["wd"]), root / f"tables{end}.md"
+    for at, fig in figures.items():
+        plots.save_figure(fig, at)
+    replace_file(path, lambda f: f.write(text.encode()))
+    print(*(f"wrote {at}" for at in (path, *figures)), "", text, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Draw one run from its log: accuracy, held-out score and loss over the iterations.
   python plot_results.py --model_folder=math_mini_14
 
-Reads results.csv and config.json of the folder and writes plot.png (or plot.pdf) there.
+Reads results.csv and config.json of the folder and writes plot.png there.
 """
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,12 @@ from matplotlib.ticker import MaxNLocator
 import config
 from config import Key, UserError
 from data.files import replace_file
-from data.log import SCORES, RunLog, read_run
+from data.log import SCORES, NoEvaluation, RunLog, parts, read_run
 
 OPERATIONS = {"math": ["math"], "facts": ["facts"], "both": ["math", "facts"]}
-FORMAT = Key("png", "of the figures", choices=("png", "pdf"))
 KEYS = {
     "model_folder": Key("math_mini_14", "folder of the run"),
     "operation": Key("all that the run has", "what to draw", choices=tuple(OPERATIONS)),
-    "format": FORMAT,
 }
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the line style tells them apart in grey
@@ -41,6 +40,14 @@ REFERENCES = {"rule_loss": ("rule-follower's loss", (0, (9, 4))),
 GREY, RED = "#555555", "#CC0000"
 BAND = "10-90% of seeds, line: median"
 LOSS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+
+
+def find_log(folder: Path) -> RunLog | None:
+    """The log of the run in `folder`; None if it has no evaluation yet. Raises UserError if it is damaged."""
+    if any((part / "results.csv").exists() for part in parts(folder)):
+        with suppress(NoEvaluation):
+            return read_run(folder)
+    return None
 
 
 def accuracy(run: RunLog, name: str) -> np.ndarray:
@@ -57,8 +64,7 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     """
     z, p = 1.959964, k / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
 def markdown_table(heading: str, text: str, rows: list[list[str]]) -> str:
@@ -72,10 +78,8 @@ def markdown_table(heading: str, text: str, rows: list[list[str]]) -> str:
 
 
 def save_figure(fig: Figure, path: Path) -> None:
-    """Write a figure, in the format of the path's suffix, at once or not at all."""
-    kind = path.suffix[1:]
-    same = {"CreationDate": None} if kind == "pdf" else None  # the same log gives the same bytes
-    replace_file(path, lambda f: fig.savefig(f, format=kind, dpi=150, metadata=same))
+    """Write a figure, at once or not at all."""
+    replace_file(path, lambda f: fig.savefig(f, format="png", dpi=150))
 
 
 def tasks_of(run: RunLog, operation: str) -> list[str]:
@@ -85,11 +89,6 @@ def tasks_of(run: RunLog, operation: str) -> list[str]:
         raise UserError(f"{run.folder}: no data for operation {operation}; expected "
                         f"{' or '.join(tasks) or 'none'}, by what this run was trained on")
     return OPERATIONS[operation]
-
-
-def heldout_name(pairs: list[list[int]]) -> str:
-    """What a run's held-out pairs are called."""
-    return f"held-out, {len(pairs)} pairs" if len(pairs) > 1 else f"held-out ({pairs[0][0]},{pairs[0][1]})"
 
 
 def shortfall(run: RunLog) -> str:
@@ -151,15 +150,14 @@ def draw_heldout(ax: Axes, run: RunLog) -> None:
 
     A median over seeds would jump: a seed gets an equation right or wrong.
     """
-    x, pairs = run.iters, run.notes["held_out"]
+    x, pairs, right = run.iters, run.notes["held_out"], accuracy(run, "heldout")
     edges = np.concatenate([x[:1] - 0.5, (x[1:] + x[:-1]) / 2, x[-1:] + 0.5])
-    right = accuracy(run, "heldout") if pairs else np.zeros((len(x), 1))
-    for label, (least, color) in HELDOUT_LEVELS.items() if pairs else ():
-        ax.stairs(100 * (right >= least).mean(1), edges, fill=True, color=color,
-                  label=f"{heldout_name(pairs)}: {label}")
+    name = f"held-out, {len(pairs)} pairs" if len(pairs) > 1 else "held-out ({},{})".format(*pairs[0])
+    for label, (least, color) in HELDOUT_LEVELS.items():
+        ax.stairs(100 * (right >= least).mean(1), edges, fill=True, color=color, label=f"{name}: {label}")
     if not right.any():
-        ax.text(0.5, 0.5, "none right at any evaluation" if pairs else "nothing was held out",
-                transform=ax.transAxes, ha="center", va="center", fontsize=8, color=GREY)
+        ax.text(0.5, 0.5, "none right at any evaluation", transform=ax.transAxes, ha="center", va="center",
+                fontsize=8, color=GREY)
 
 
 def draw_run(strips: Sequence[Axes], run: RunLog, tasks: list[str], limits: tuple[float, float]) -> None:
@@ -176,7 +174,7 @@ def draw_run(strips: Sequence[Axes], run: RunLog, tasks: list[str], limits: tupl
         seeds = np.all([right == 1 for right in scores.values()], axis=0).mean(1)
         answers.plot(x[seeds > 0], 100 * seeds[seeds > 0], "o", color=RED, markersize=2.6,
                      linestyle="none", label="everything right, % of seeds")
-    for ax in strips[1:-1]:
+    for ax in strips[1:-1] if run.notes["held_out"] else ():
         draw_heldout(ax, run)
     draw_curve(loss, x, run.columns["train_loss"], "loss", GREY, "-")
     if not np.array_equal(run.columns["train_loss"], run.columns["val_loss"]):
@@ -220,9 +218,8 @@ def main(argv: list[str]) -> None:
     args = config.settings(argv, KEYS, __doc__)
     run = read_run(Path(args["model_folder"]))
     tasks = tasks_of(run, args["operation"]) if args["operation"] in OPERATIONS else run.notes["tasks"]
-    path = run.folder / f"plot.{args['format']}"
-    save_figure(run_figure(run, tasks), path)
-    print(f"wrote {path}")
+    save_figure(run_figure(run, tasks), run.folder / "plot.png")
+    print(f"wrote {run.folder / 'plot.png'}")
 
 
 if __name__ == "__main__":

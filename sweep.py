@@ -3,14 +3,12 @@
   torchrun --nproc_per_node=4 sweep.py config/sweep_capacity.py
 
 Into results/STUDY/RUN, with the figure results/STUDY.png and the table results/STUDY.md. What is done is
-skipped, what was interrupted goes on, and what another process trains is left to it.
+skipped, and what was interrupted goes on.
 """
 import os
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
@@ -23,16 +21,15 @@ import torch
 import data
 import eval_as_math
 import train_with_eval
-from data.files import Lock, replace_file
-from data.log import NoEvaluation, RunLog, parts, read_run
-from plot_all_models import loss_cells, mean_and_range, share_of_seeds
-from plot_results import REFERENCES, Axes, Figure, accuracy, markdown_table, save_figure, wilson
+from data.files import replace_file
+from data.log import RunLog
+from plot_all_models import loss_cells, mean_and_range, percent, share_of
+from plot_results import REFERENCES, Axes, Figure, accuracy, find_log, markdown_table, save_figure, wilson
 from sample import open_model
 
 from matplotlib.colors import ListedColormap  # isort: skip  after plot_results, which minds the backend
 
-DECIDED = ("init_from", "overwrite")  # by what is there
-KEYS = {name: key for name, key in config.KEYS.items() if name not in DECIDED} | {
+KEYS = {name: key for name, key in config.KEYS.items() if name not in ("init_from", "overwrite")} | {
     "runs": Key([], "a dict for each run, of the keys that it sets"),
     "base": Key("config/train_math_mini_14.py", "run config that the runs begin with"),
     "held_out": Key("5-7", "pairs held out, such as 3-8,2-6: trains on that variant of the dataset"),
@@ -42,7 +39,6 @@ KEYS = {name: key for name, key in config.KEYS.items() if name not in DECIDED} |
     "plot": Key(False, "only draw what is done"),
     "part": Key("1/1", "2/4: every fourth run from the second on"),
     "wd": Key(False, "the regularised runs: the study in the file that ends in _wd.py")}
-MAY_DIFFER = ("out_dir", "device", "wandb_log", "wandb_project", "wandb_run_name", *DECIDED)  # from a log
 PHASES = {"confusion": "#BBBBBB", "memorisation": "#E69F00", "comprehension": "#56B4E9",
           "grokking": "#009E73"}
 NOTES = """\
@@ -51,108 +47,84 @@ At the last iteration: scores in percent, mean (lowest to highest) over seeds; a
 """
 
 
-@dataclass
-class Run:
-    """A run of a study: its folder, its effective config, what of that was set, its log as far as it is."""
-    folder: Path
-    c: dict
-    given: dict
-    log: RunLog | None = None
-    at: int = -1  # the last iteration in the log
+def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
+    """The settings of a study, by its file and the command line, and the effective config of each run.
 
-    @property
-    def done(self) -> bool:
-        """Whether the log has the last iteration."""
-        return self.at == self.c["max_iters"]
-
-
-def make_run(study: dict, own: dict, on_line: dict, source: str) -> Run:
-    """The run that sets `own` over the study's settings and under the command line's; its name is what makes
-    it differ, the number of seeds aside. Raises UserError for what cannot be set."""
-    for key in own:
-        if key not in KEYS:
-            raise UserError(f"{source}: unknown key {key}{config.nearest(key, KEYS)}")
-    own = {key: config.check(key, value, KEYS[key], source) for key, value in own.items()}
-    given = study | own | on_line
-    base = config.read_file(given.get("base", KEYS["base"].default))
-    differs = [f"{key}_{value}" for key, value in own.items() if key not in ("base", "name", "num_seeds")]
-    differs = [base.get("out_dir", "run")] * ("base" in own or not differs) + differs
-    folder = Path(given["out_dir"]) / given.get("name", "_".join(differs))
-    given = base | given | {"out_dir": str(folder)}
-    if "held_out" in given:
-        pairs = data.pairs_of(given["held_out"], f"{source}: held_out")
-        given["dataset"] = f"{given.get('dataset', KEYS['dataset'].default)}_{data.spell(pairs, '_')}"
-    given = {key: given[key] for key in config.KEYS if key in given}
-    return Run(folder, {key: config.KEYS[key].default for key in config.KEYS} | given, given)
-
-
-def read_study(path: str, on_line: dict) -> tuple[dict, list[Run]]:
-    """What a study's file and the command line set, and the runs. Raises UserError for what is wrong."""
-    study = {"runs": [], "draw": "table", "out_dir": f"results/{Path(path).stem.removeprefix('sweep_')}",
-             "plot": False, "part": "1/1"} | config.read_file(path, KEYS) | on_line
+    A run's name is what makes it differ, the number of seeds aside. Raises UserError for what is wrong.
+    """
+    study = {key: KEYS[key].default for key in ("runs", "base", "draw", "plot", "part")}
+    study["out_dir"] = f"results/{Path(path).stem.removeprefix('sweep_')}"
+    study |= config.read_file(path, KEYS) | on_line
     if not study["runs"] or any(type(own) is not dict for own in study["runs"]):
         raise UserError(f"study {path}: expected runs = [dict(n_embd=6), dict(n_embd=8)], for example")
-    runs = [make_run(study, own, on_line, f"study {path}, run {i}") for i, own in enumerate(study["runs"], 1)]
-    folders = [run.folder for run in runs]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise UserError(f"study {path}: more than one run is {twice[0].name}; give each another name=")
+    runs = []
+    for i, own in enumerate(study["runs"], start=1):
+        source = f"study {path}, run {i}"
+        for key, value in own.items():
+            if key not in KEYS:
+                raise UserError(f"{source}: unknown key {key}{config.nearest(key, KEYS)}")
+            own[key] = config.check(key, value, KEYS[key], source)
+        given = study | own | on_line
+        base = config.read_file(given["base"])
+        c = {key: (base | given).get(key, default.default) for key, default in config.KEYS.items()}
+        if "held_out" in given:
+            pairs = data.pairs_of(given["held_out"], f"{source}: held_out")
+            c["dataset"] = f"{c['dataset']}_{data.spell(pairs, '_')}"
+        differs = [f"{key}_{value}" for key, value in own.items() if key not in ("base", "num_seeds")]
+        name = own.get("name") or "_".join(differs) or base.get("out_dir", "run")
+        runs.append(c | {"out_dir": f"{given['out_dir']}/{name}"})
     return study, runs
 
 
-def read_logs(runs: list[Run]) -> None:
-    """Read how far each run is. Raises UserError for a log that is damaged, or not of what the study asks."""
-    for run in runs:
-        if any((part / "config.json").exists() for part in parts(run.folder)):
-            with suppress(NoEvaluation):
-                run.log = read_run(run.folder)
-        if run.log:
-            run.at, seeds = int(run.log.iters[-1]), run.log.notes["seeds"]
-            has = run.c | run.log.notes["config"] | {"seed": min(seeds), "num_seeds": len(seeds)}
-            has["max_iters"] = max(run.at, run.c["max_iters"])  # a run may be continued
-            for key, asked in run.c.items():
-                if key not in MAY_DIFFER and asked != has[key] and "auto" not in (asked, has[key]):
-                    raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {asked}; "
-                                    "ask for that, remove the folder, or choose another --out_dir")
+def read_log(c: dict) -> RunLog | None:
+    """The log of the run with config `c`, None if it has not begun. Raises UserError if it is damaged, or not
+    of what the study asks."""
+    if run := find_log(Path(c["out_dir"])):
+        seeds = run.notes["seeds"]
+        has = c | run.notes["config"] | {"seed": min(seeds), "num_seeds": len(seeds)}
+        for key in c.keys() - train_with_eval.MAY_CHANGE:
+            if c[key] != has[key] and "auto" not in (c[key], has[key]):
+                raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {c[key]}; ask for "
+                                "that, remove the folder, or choose another --out_dir")
+    return run
 
 
-def time_left(runs: list[Run], everyone: list[Run]) -> str:
-    """How long `runs` take still, by what the study took so far. An update's time grows as the products with
+def at(run: RunLog | None) -> int:
+    """The last iteration in a log, -1 if there is none."""
+    return int(run.iters[-1]) if run else -1
+
+
+def time_left(runs: list[dict], logs: list[RunLog | None]) -> str:
+    """How long `runs` take still, by what they took so far. An update's time grows as the products with
     weights and, on a CPU, 3 block_size more per unit of the width for attention, LayerNorm and GELU."""
-    def work(run: Run, iterations: int) -> int:
-        n, windows, block_size = (run.c[key] for key in ("n_embd", "batch_size", "block_size"))
-        seeds_layers = run.c["num_seeds"] * run.c["n_layer"]
-        return iterations * seeds_layers * windows * block_size * n * (n + 3 * block_size)
+    def work(c: dict, iterations: int) -> int:
+        n, windows = c["n_embd"], iterations * c["num_seeds"] * c["batch_size"]
+        return windows * c["block_size"] * c["n_layer"] * n * (n + 3 * c["block_size"])
 
-    begun = [run for run in everyone if run.at > 0]
-    if not begun:
+    minutes = sum(run.columns["elapsed_s"][-1].max() for run in logs if at(run) > 0) / 60
+    spent = sum(work(c, max(0, at(run))) for c, run in zip(runs, logs))
+    if not spent:
         return "unknown until the first run is under way"
-    left = sum(work(run, run.c["max_iters"] - max(run.at, 0)) for run in runs)
-    minutes = sum(run.log.columns["elapsed_s"][-1].max() for run in begun) / 60
-    return f"about {minutes * left / sum(work(run, run.at) for run in begun):,.1f} min"
+    return f"about {minutes * (sum(work(c, c['max_iters']) for c in runs) / spent - 1):,.1f} min"
 
 
-def train(runs: list[Run], everyone: list[Run]) -> int:
+def train(runs: list[dict]) -> int:
     """Say what there is to do, and train it run by run. Returns 0, or 128 + the signal that stopped it."""
-    for run in runs:
-        state = "done" if run.done else f"interrupted at {run.at:,}" if run.log else "to do"
-        print(f"{run.folder.name:28}{run.c['num_seeds']:5} seed(s)  {state}")
-    print(f"{len(runs)} runs; time left: {time_left(runs, everyone)}")
-    for i, run in enumerate(runs, start=1):
-        read_logs(everyone)
-        if run.done:
+    logs = [read_log(c) for c in runs]
+    for c, run in zip(runs, logs):
+        state = "done" if at(run) == c["max_iters"] else f"interrupted at {at(run):,}" if run else "to do"
+        print(f"{c['out_dir']:40}{c['num_seeds']:5} seed(s)  {state}")
+    print(f"{len(runs)} runs; time left: {time_left(runs, logs)}")
+    for i, (c, run) in enumerate(zip(runs, logs)):
+        if at(run) == c["max_iters"]:
             continue
-        print(f"\n{run.folder.name}, {i} of {len(runs)}; time left: {time_left(runs, everyone)}", flush=True)
-        try:
-            with Lock(run.folder):
-                pass
-        except UserError as e:
-            print(f"skipped: {e}")
-            continue
-        begun = any((part / "ckpt.pt").exists() for part in parts(run.folder))
-        lost = run.log is None or run.at < run.log.notes["config"]["max_iters"]  # killed before a checkpoint
-        how = {"init_from": "resume"} if begun else {"overwrite": lost}
-        if code := train_with_eval.train(run.c | how, run.given | how):
+        print(f"\n{c['out_dir']}, {i + 1} of {len(runs)}; time left: {time_left(runs, logs)}", flush=True)
+        killed = run is None or at(run) < run.notes["config"]["max_iters"]  # before its first checkpoint
+        begun = (Path(c["out_dir"]) / "ckpt.pt").exists()
+        c = c | ({"init_from": "resume"} if begun else {"overwrite": killed})
+        if code := train_with_eval.train(c, c):
             return code
+        logs[i] = read_log(c)
     return 0
 
 
@@ -160,7 +132,7 @@ def share(part: str) -> slice:
     """Of a study's runs, this process's: by --part or, under torchrun, by its rank, which has its own GPU and
     trains ordinary runs. Raises UserError for a part that is none."""
     if os.environ.pop("TORCHELASTIC_RUN_ID", None):
-        part = f"{int(os.environ.pop('RANK')) + 1}/{os.environ.pop('WORLD_SIZE')}"
+        part = f"{int(os.environ['RANK']) + 1}/{os.environ['WORLD_SIZE']}"
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     number, _, of = part.partition("/")
@@ -181,26 +153,17 @@ def phase(run: RunLog) -> str:
     return "grokking" if run.iters[unseen.argmax()] > 2 * run.iters[seen.argmax()] else "comprehension"
 
 
-def table(heading: str, note: str, logs: list[RunLog]) -> str:
-    """A study's table, a row for each run."""
-    rows = [["run", "parameters", "minutes", "held-out", "seeds with all held-out right", "phase", "loss",
-             "rule-follower", "memoriser", "way"]]
-    for run in logs:
-        unseen, minutes = accuracy(run, "heldout")[-1], run.columns["elapsed_s"][-1].max() / 60
-        answers = [mean_and_range(unseen), share_of_seeds(unseen == 1), phase(run)]
-        rows.append([run.folder.name, f"{run.notes['parameters']:,}", f"{minutes:.1f}",
-                     *(answers if run.notes["held_out"] else "---"), *loss_cells(run, "")])
-    return markdown_table(heading, NOTES + note, rows)
-
-
 def rank(logs: list[RunLog], pair: list[int]) -> str:
     """Where a held-out pair stands among the others by its mean score, if it is there."""
-    scores = [accuracy(run, "heldout")[-1].mean() for run in logs]
-    for own in [score for run, score in zip(logs, scores) if run.notes["held_out"] == [pair]]:
-        better, same = sum(score > own for score in scores), scores.count(own)
-        ranks = f"rank {better + 1} to {better + same} of {len(logs)}"
-        return f"\n{pair[0]}-{pair[1]} has {ranks} by its held-out score, 1 being the best.\n"
-    return ""
+    right, asked = ([int(run.columns[f"heldout_{kind}"][-1].sum()) for run in logs]
+                    for kind in ("correct", "total"))
+    scores, pairs = [k / n for k, n in zip(right, asked)], [run.notes["held_out"] for run in logs]
+    if [pair] not in pairs:
+        return ""
+    i = pairs.index([pair])
+    better, same = sum(score > scores[i] for score in scores), scores.count(scores[i])
+    return (f"\n{pair[0]}-{pair[1]} has rank {better + 1} to {better + same} of {len(logs)} by its mean "
+            f"held-out score, {percent(scores[i])}%: {share_of(right[i], asked[i])} answers are right.\n")
 
 
 def draw_capacity(fig: Figure, logs: list[RunLog]) -> None:
@@ -247,8 +210,7 @@ def pair_scores(run: RunLog) -> tuple[float, float]:
 
 
 def draw_pairs(fig: Figure, logs: list[RunLog]) -> None:
-    """The held-out score of each pair: of addition above the diagonal, of subtraction below. Raises UserError
-    for a run with none or several."""
+    """The held-out score of each pair, one a run: of addition above the diagonal, of subtraction below."""
     scores, ax = np.full((10, 10), np.nan), fig.subplots()
     for run in logs:
         if len(run.notes["held_out"]) != 1:
@@ -278,13 +240,19 @@ def draw_phase(fig: Figure, logs: list[RunLog]) -> None:
 
 
 def draw(kind: str, folder: Path, logs: list[RunLog]) -> None:
-    """Write a study's figure and table beside its folder."""
-    folder = folder if folder.name else folder / "study"
+    """Write a study's figure, and its table with a row for each run, beside its folder."""
     if kind != "table":
         fig = Figure(figsize=(12, 7), layout="constrained")
         {"capacity": draw_capacity, "pairs": draw_pairs, "phase": draw_phase}[kind](fig, logs)
         save_figure(fig, Path(f"{folder}.png"))
-    text = table(folder.name, rank(logs, [5, 7]) if kind == "pairs" else "", logs)
+    rows = [["run", "parameters", "minutes", "held-out", "seeds with all held-out right", "phase", "loss",
+             "rule-follower", "memoriser", "way"]]
+    for run in logs:
+        unseen, minutes = accuracy(run, "heldout")[-1], run.columns["elapsed_s"][-1].max() / 60
+        answers = [mean_and_range(unseen), share_of((unseen == 1).sum(), len(unseen)), phase(run)]
+        rows.append([run.folder.name, f"{run.notes['parameters']:,}", f"{minutes:.1f}",
+                     *(answers if run.notes["held_out"] else "---"), *loss_cells(run, "")])
+    text = markdown_table(folder.name, NOTES + (rank(logs, [5, 7]) if kind == "pairs" else ""), rows)
     replace_file(Path(f"{folder}.md"), lambda f: f.write(text.encode()))
     print(f"wrote {folder}.md{f' and {folder}.png' * (kind != 'table')}\n\n{text}")
 
@@ -296,16 +264,14 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{len(paths)} studies named; expected one, such as config/sweep_capacity.py")
     path = paths[0].removesuffix(".py") + "_wd.py" if on_line.get("wd") else paths[0]
     study, runs = read_study(path, on_line)
-    read_logs(runs)
-    if not study["plot"] and (code := train(runs[share(study["part"])], runs)):
+    if not study["plot"] and (code := train(runs[share(study["part"])])):
         print(f"stopped; go on with:\npython sweep.py {shlex.join(argv)}", file=sys.stderr)
         return code
-    read_logs(runs)
-    missing = [run.folder.name for run in runs if not run.done]
-    if missing:
-        print(f"not done: {', '.join(missing)}")
-    if study["draw"] != "nothing" and len(missing) < len(runs) and (study["plot"] or not missing):
-        draw(study["draw"], Path(study["out_dir"]), [run.log for run in runs if run.done])
+    logs = [run for c in runs if at(run := read_log(c)) == c["max_iters"]]
+    if len(logs) < len(runs):
+        print(f"{len(runs) - len(logs)} of {len(runs)} runs are not done")
+    if study["draw"] != "nothing" and logs and (study["plot"] or len(logs) == len(runs)):
+        draw(study["draw"], Path(study["out_dir"]), logs)
     return 0
 
 

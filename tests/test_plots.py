@@ -105,21 +105,12 @@ def test_a_run_that_is_not_finished_says_so(tmp_path):
 
 def test_any_name_and_any_backend_give_the_same_picture(tmp_path):
     folder = write_run(tmp_path / "cost$5_$x^", "both")
-    for kind in ("png", "pdf"):
-        argv = ["plot_results.py", f"--model_folder={folder}", f"--format={kind}"]
-        done = run_script(*argv, MPLBACKEND="none")
-        assert (done.returncode, done.stderr, done.stdout) == (0, "", f"wrote {folder / f'plot.{kind}'}\n")
+    done = run_script("plot_results.py", f"--model_folder={folder}", MPLBACKEND="none")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"wrote {folder / 'plot.png'}\n")
     before = contents(folder)
-    assert before["plot.png"].startswith(b"\x89PNG") and before["plot.pdf"].startswith(b"%PDF")
-    for kind in ("png", "pdf"):
-        plot_results.main([f"--model_folder={folder}", f"--format={kind}"])
+    assert before["plot.png"].startswith(b"\x89PNG")
+    plot_results.main([f"--model_folder={folder}"])
     assert contents(folder) == before
-
-
-@pytest.mark.parametrize("k, n, low, high", [(8, 8, 0.6756, 1), (0, 8, 0, 0.3244), (7, 8, 0.5291, 0.9776),
-                                             (50, 100, 0.4038, 0.5962), (0, 1, 0, 0.7935)])
-def test_wilson(k, n, low, high):
-    np.testing.assert_allclose(plot_results.wilson(k, n), (low, high), atol=1e-4)
 
 
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -131,22 +122,13 @@ def test_wilson_limits_solve_its_equation(kn):
         assert math.isclose((k / n - p) ** 2, 1.959964 ** 2 * p * (1 - p) / n, rel_tol=1e-6, abs_tol=1e-9)
 
 
-@pytest.mark.parametrize("argv, message", [
-    (["--operation=both"], "no data for operation both; expected math"),
-    (["--format=gif"], "expected one of png, pdf"), (["--formt=pdf"], "did you mean format")])
-def test_bad_command_lines(tmp_path, argv, message):
+@pytest.mark.parametrize("argument, message", [
+    ("--operation=both", "no data for operation both; expected math"), ("--opration=math", "did you mean")])
+def test_bad_command_lines(tmp_path, argument, message):
     folder = write_run(tmp_path / "run")
     with pytest.raises(UserError, match=message):
-        plot_results.main([f"--model_folder={folder}", *argv])
+        plot_results.main([f"--model_folder={folder}", argument])
     assert set(contents(folder)) == {"results.csv", "config.json"}
-
-
-@pytest.mark.parametrize("argv", [["plot_results.py", "--model_folder=nowhere"],
-                                  ["plot_all_models.py", "--root_dir=nowhere"]])
-def test_a_missing_folder_is_one_line_and_exit_code_2(argv):
-    done = run_script(*argv)
-    assert done.returncode == 2 and not done.stdout
-    assert "nowhere" in done.stderr and done.stderr.count("\n") == 1
 
 
 # --- all runs
@@ -199,9 +181,8 @@ def test_tables_by_hand(root):
     assert rows["What the loss says"][0] == ["arithmetic", "n14", "3", "0.7167 (0.6000 to 0.8000)", "0.7670",
                                              "0.5310", "21.33 (-13.98 to 70.76)"]
     # seed 7: 100% at 20 and 30; seed 8: best is last; seed 9: 100% at 10, 97.5% at 30
-    assert rows["What choosing the best checkpoint flatters"][0][3:] == ["0.833", "2.5", "1 of 3",
-                                                                        "20 (10 to 30)"]
-    assert rows["The held-out cases in detail"][0][3:] == ["3 of 3 (43.9% to 100%)"] * 2 + ["-"]
+    assert rows["What choosing the best checkpoint flatters"][0][3:] == [
+        "0.833", "2.5", "1 of 3", "20 (10 to 30)", *["3 of 3 (43.9% to 100%)"] * 2]
     assert rows["What the runs took"][0][3:] == ["30", "2.5", "an abacus"]
 
 
@@ -213,37 +194,18 @@ def test_the_regularised_stand_beside_what_was_published(root):
     assert rows["Table 3: capitals, regularised"][0][2] == "12.4 · - · -"
 
 
-@pytest.mark.parametrize("last, seeds, said", [
-    (30, (7, 8, 9), "3+8: 1, 8+3: 0, 3-8: 3, 8-3: 0"), (20, (7, 8, 9), "-"), (30, (8,), "-")])
-def test_which_held_out_equations_fail(root, last, seeds, said):
-    """By the run's own pair, and only if every seed was asked at the last evaluation."""
-    change_notes(root / "math_mini_14", held_out=[[3, 8]])
-    right = {"3-8": {seed: 0 for seed in seeds}, "3+8": {seeds[0]: 9}}
-    rows = [f"{seed},{last},{a},{op},{b},0,1,{right.get(f'{a}{op}{b}', {}).get(seed, 10)},10,-1>"
-            for seed in seeds for a, op, b in ("0+0", "3+8", "8+3", "3-8", "8-3")]
-    path = root / "math_mini_14" / "eval_as_math.csv"
-    path.write_text("\n".join(["seed,iter,a,op,b,answer,held_out,correct,total,answers", *rows]) + "\n")
-    assert rows_of(tables_of(root))["The held-out cases in detail"][0][-1] == said
-    whole = path.read_text()
-    for spoilt in (whole.replace(f"8,{last}", f"x,{last}"), whole[:-9], whole.replace("correct", "c"),
-                   whole + '"' + "x" * 200_000):
-        path.write_text(spoilt)
-        with pytest.raises(UserError, match="eval_as_math.csv.*run eval_as_math.py again"):
-            tables_of(root)
-
-
 def test_panels_and_rows_of_runs_that_are_not_finished(root):
     write_run(root / "math_mini_56", evaluations=0)
     write_run(root / "math_mini_mlt", config={"max_iters": 30_000})
     runs = plot_all_models.find_runs(root, "")
     assert [row[0] for row in rows_of(plot_all_models.tables(runs, [], False))["Table 2: arithmetic"]] == [
-        "n14", "n28 (from results/)", "n56, has only begun", "MLT, 30 of 30,000 iterations"]
+        "n14", "n28 (from results/)", "n56, not run", "MLT, 30 of 30,000 iterations"]
     fig = plot_all_models.draw_grid("math", runs["math"], "_wd")
     panels = {ax.get_title(): ax for ax in fig.axes if ax.get_title()}
     assert list(panels) == ["n14: 1,456 parameters, 3 seeds", "n28: 1,456 parameters, 1 seed (from results/)",
-                            "n56, has only begun", "MLT: 1,456 parameters, 3 seeds\n30 of 30,000 iterations"]
+                            "n56, not run", "MLT: 1,456 parameters, 3 seeds\n30 of 30,000 iterations"]
     command = "to train it:\npython train_with_eval.py\nconfig/train_math_mini_56_wd.py"
-    assert panels["n56, has only begun"].texts[0].get_text() == command
+    assert panels["n56, not run"].texts[0].get_text() == command
     labels = [text.get_text() for text in fig.legends[0].get_texts() if text.get_text().strip()]
     assert len(labels) == len(set(labels)) == 11
     assert len({ax.get_ylim() for ax in fig.axes if ax.get_yscale() == "log"}) == 1
@@ -253,13 +215,13 @@ def test_what_the_one_command_writes_without_torch(root):
     """And prints, after all files; a run from results/ is left as it is."""
     code = f"""import sys, pathlib, plot_all_models as plots
 plots.RESULTS = pathlib.Path("{root}").parent / "results"
-plots.main(["--root_dir={root}", "--format=pdf"]); sys.exit("torch" in sys.modules)"""
+plots.main(["--root_dir={root}"]); sys.exit("torch" in sys.modules)"""
     done = run_script("-c", code)
     assert done.returncode == 0 and done.stdout.endswith(f"\n\n{tables_of(root)}\n")
     assert (root / "tables.md").read_text() == tables_of(root)
-    assert {str(path.relative_to(root.parent)) for path in root.parent.rglob("*.pdf")} == {
-        *(f"root/{name}.pdf" for name in ("grid_math", "grid_facts", "grid_combined")),
-        *(f"root/{operation}_mini_14/plot.pdf" for operation in ("math", "facts", "both"))}
+    assert {str(path.relative_to(root.parent)) for path in root.parent.rglob("*.png")} == {
+        *(f"root/{name}.png" for name in ("grid_math", "grid_facts", "grid_combined")),
+        *(f"root/{operation}_mini_14/plot.png" for operation in ("math", "facts", "both"))}
 
 
 def test_what_is_damaged_is_named_and_nothing_is_written(root):
@@ -286,12 +248,7 @@ def test_digits_on_a_line_lie_in_order():
     points, share = plot_all_models.two_components(line[::-1])
     assert share == pytest.approx(1) and (np.diff(points[:, 0]) > 0).all()
     np.testing.assert_allclose(points[:, 1], 0, atol=1e-9)
-    assert abs(plot_all_models.digit_order(np.random.default_rng(0).normal(size=(10, 40)))) < 0.5
-
-
-def test_rank_correlation_by_hand():
-    """Rows 0, 2, 1: |i - j| of the pairs 01, 02, 12 is 1, 2, 1 and the distances are 2, 1, 1."""
-    assert plot_all_models.ranks(np.array([2, 1, 1])).tolist() == [3, 1.5, 1.5]
+    # rows 0, 2, 1: |i - j| of the pairs 01, 02, 12 is 1, 2, 1 and the distances are 2, 1, 1
     assert plot_all_models.digit_order(np.array([[0.0], [2], [1]])) == pytest.approx(-0.5)
 
 
