@@ -195,7 +195,7 @@ def same_tensor(tensor: object, shape: tuple[int, ...]) -> bool:
 
 
 def checked(ckpt: object, vocab: str | None) -> tuple[dict, GPTConfig]:
-    """A checkpoint's dict, with `vocab` or its own, and its GPTConfig, if the two belong together.
+    """A checkpoint's dict, with `vocab` or its own, and its GPTConfig, if all of it belongs together.
 
     Raises one of the errors that `load_checkpoint` puts into words, for whatever is not as it should be.
     """
@@ -218,7 +218,7 @@ def checked(ckpt: object, vocab: str | None) -> tuple[dict, GPTConfig]:
     if not (isinstance(vocab, str) and own in (None, vocab)
             and len(set(vocab)) == len(vocab) == cfg.vocab_size):
         raise ValueError(f"its vocabulary of {cfg.vocab_size} characters is another one, or none")
-    return ckpt | {"vocab": vocab}, cfg
+    return ckpt | {"vocab": vocab, "held_out": data.pairs_of(ckpt.get("held_out", ()), "held_out")}, cfg
 
 
 def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:

@@ -73,9 +73,8 @@ def open_model(out_dir: str, ckpt: str = "ckpt.pt", dataset: str = "") -> Traine
         iters += own if isinstance(own, list) else [own] * len(part["seeds"])
     if len({(part["vocab"], other) for part, other in loaded}) > 1 or len(set(seeds)) < len(seeds):
         raise UserError(f"{out_dir}: its rank_ folders are of different runs; put the right ones back")
-    held_out = tuple(tuple(pair) for pair in first.get("held_out", ()))
     return Trained(torch.cat([flatten(part["model"], cfg) for part, _ in loaded]), cfg, first["vocab"], seeds,
-                   iters, held_out)
+                   iters, first["held_out"])
 
 
 def pick(logits: torch.Tensor, row: np.ndarray, u: np.ndarray, temperature: float, top_k: int) -> np.ndarray:

@@ -227,8 +227,9 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
                     saved = time.monotonic()
                 at.rows = evaluate(model, dataset, seeds, at.iter_num, c)
                 at.elapsed_s = time.monotonic() - before
-                log.append(folder, [row | {"elapsed_s": round(at.elapsed_s, 2)} for row in at.rows])
-                log.to_wandb(c, at.rows)
+                logged = [row | {"elapsed_s": round(at.elapsed_s, 2)} for row in at.rows]
+                log.append(folder, logged)
+                log.to_wandb(c, logged)
                 at.best = keep_best(at.best, at.rows, model.state["params"])
                 bar.set_postfix_str(summary(at.rows))
                 if bar.disable:

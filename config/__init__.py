@@ -9,6 +9,7 @@ import difflib
 import errno
 import math
 import os
+import re
 import signal
 import sys
 import traceback
@@ -61,10 +62,8 @@ KEYS = {
     "beta2": Key(0.99, "of AdamW", lo=0, hi=0.999999),
     "grad_clip": Key(1.0, "largest norm of one seed's gradient; 0 clips nothing", lo=0),
     "device": Key("auto", "cuda if there is one, else cpu", choices=("auto", "cpu", "cuda", "mps")),
-    "dtype": Key("auto", "of the matrix products: bfloat16 where n_layer > 1, on cuda, else float32",
-                 choices=("auto", "float32", "bfloat16")),
-    "compile": Key("auto", "torch.compile: auto does where the run is long enough to earn it back",
-                   choices=("auto", True, False)),
+    "dtype": Key("auto", "bfloat16 if deep and on cuda, or float32", choices=("auto", "float32", "bfloat16")),
+    "compile": Key("auto", "torch.compile; auto: where the run earns it back", choices=("auto", True, False)),
     "wandb_log": Key(False, "log to Weights & Biases too; needs its package, wandb"),
     "wandb_project": Key("too-big-to-think", "project there"),
     "wandb_run_name": Key("out_dir", "name of the run there; by default that of out_dir"),
@@ -77,36 +76,28 @@ def nearest(name: str, known) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def expected(key: Key) -> str:
-    """What a key takes, in words for an error message."""
-    if key.choices:
-        return "one of " + ", ".join(str(c) for c in key.choices)
-    kind = type(key.default)
-    words = {bool: "True or False", int: "a whole number", float: "a number",
-             str: "a text in UTF-8, not empty"}.get(kind, f"a {kind.__name__}")
-    bounds = [f"{word} {b:g}" for word, b in (("at least", key.lo), ("at most", key.hi)) if math.isfinite(b)]
-    return " ".join([words, " and ".join(bounds)]).strip()
-
-
 def check(name: str, value: object, key: Key, source: str) -> object:
     """`value` as the type of `key`; raises UserError, naming `source`, for a wrong type or range."""
-    if isinstance(key.default, float) and type(value) is int and abs(value) < 1e300:
+    kind = type(key.default)
+    if kind is float and type(value) is int and abs(value) < 1e300:
         value = float(value)
+    good = type(value) is kind
     if key.choices:
-        good = any(value is c or (type(value) is str and value == c) for c in key.choices)
-    else:
-        good = type(value) is type(key.default)
-        if good and type(value) in (int, float):
-            good = key.lo <= value <= key.hi and abs(value) < math.inf  # which no JSON holds, nor nan
-        if good and type(value) is str:
-            good = bool(value) and not any(ch == "\0" or "\ud800" <= ch <= "\udfff" for ch in value)
-    if not good:
-        # Python refuses to print a number of thousands of digits, a config's own object may refuse too
-        huge = type(value) is int and abs(value) > 10**40
-        plain = isinstance(value, (int, float, str, type(None))) and not huge
-        shown = repr(value) if plain else "a huge number" if huge else f"a {type(value).__name__}"
-        raise UserError(f"{source}: {name} = {shown} will not do; expected {expected(key)}")
-    return value
+        good = any(type(value) is type(c) and value == c for c in key.choices)
+    elif good and kind in (int, float):
+        good = key.lo <= value <= key.hi and abs(value) < math.inf  # which no JSON holds, nor nan
+    elif good and kind is str:
+        good = value and not re.search("[\0\ud800-\udfff]", value)
+    if good:
+        return value
+    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, not empty"}
+    bounds = [f"{word} {b:g}" for word, b in (("at least", key.lo), ("at most", key.hi)) if math.isfinite(b)]
+    expected = (f"one of {', '.join(map(str, key.choices))}" if key.choices else
+                f"{words.get(kind, f'a {kind.__name__}')} {' and '.join(bounds)}".strip())
+    # an int of thousands of digits cannot be printed, a config's own object may refuse
+    plain = isinstance(value, str | float | None) or isinstance(value, int) and abs(value) < 1e40
+    shown = repr(value) if plain else f"some {type(value).__name__}"
+    raise UserError(f"{source}: {name} = {shown} will not do; expected {expected}")
 
 
 def from_text(text: str, key: Key) -> object:
@@ -119,21 +110,19 @@ def from_text(text: str, key: Key) -> object:
     return text
 
 
-def parse(argv: list[str], keys: dict[str, Key], description: str, positional: str = "",
-          ) -> tuple[dict, list[str]]:
+def parse(argv: list[str], keys: dict[str, Key], description: str, positional="") -> tuple[dict, list[str]]:
     """Read a command line: ({key: value} of the keys given, the positional arguments).
 
     Takes `--key=value`, `--key value`, and a bare `--key` as True for a yes-or-no key; `--help` prints every
-    key and leaves. Raises UserError for an unknown key, a wrong type, a value out of range, or a stray
-    argument.
+    key and leaves. Raises UserError for an unknown key, a value that will not do, or a stray argument.
     """
     given, files, rest = {}, [], list(argv)
     while rest:
         word = rest.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
         if word in ("--help", "-h"):
-            print(f"{description}\n", *(f"  --{k} VALUE\n        {key.help} [{key.default}]"
-                                        for k, key in keys.items()), sep="\n")
+            print(description, *(f"  --{k} VALUE\n        {key.help} [{key.default}]"
+                                 for k, key in keys.items()), sep="\n")
             sys.exit(0)
         if positional and not word.startswith("-"):
             files.append(word)
@@ -141,10 +130,9 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional: s
         if name not in keys or not word.startswith("--"):
             hint = nearest(name.lstrip("-"), keys) if word.startswith("-") else ""
             raise UserError(f"unknown argument {word}{hint}; --help lists what there is")
-        if not equals and isinstance(keys[name].default, bool):
-            text = rest.pop(0) if rest and rest[0] in ("True", "False") else "True"
-        elif not equals:
-            text = rest.pop(0) if rest else ""
+        if not equals:
+            bare = isinstance(keys[name].default, bool) and rest[:1] not in (["True"], ["False"])
+            text = "True" if bare else rest.pop(0) if rest else ""
         given[name] = check(name, from_text(text, keys[name]), keys[name], "command line")
     return given, files
 
@@ -168,11 +156,11 @@ def own_code(source: str):
         raise UserError(f"{source}{where}: {type(e).__name__}: {why}; fix the file") from None
 
 
-def execute(path: str, source: str) -> dict:
-    """Run the user's own Python file, called `source` in messages, and return the names it defines."""
+def execute(path: str) -> dict:
+    """Run the user's own Python file and return the names it defines."""
     names = {"__file__": path, "__name__": "own_code"}
-    with own_code(source):
-        exec(compile(Path(path).read_bytes(), source, "exec"), names)  # of bytes: it may begin with a BOM
+    with own_code(path):
+        exec(compile(Path(path).read_bytes(), path, "exec"), names)  # of bytes: it may begin with a BOM
     return names
 
 
@@ -181,30 +169,25 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
 
     Raises UserError if it cannot be read, for values that will not do, and for what nearly is a key.
     """
-    source, given = f"config file {path}", {}
-    try:
-        open(path).close()
-    except (OSError, ValueError) as e:  # the latter for a zero byte in the path
-        known, why = map(str, sorted(Path("config").glob("train_*.py"))), getattr(e, "strerror", e)
-        raise UserError(f"{source}: {why}{nearest(path, known)}; expected a file such as "
-                        "config/train_math_mini_14.py") from None
-    for name, value in execute(path, source).items():
+    if "\0" in path or not os.path.isfile(path):
+        known = sorted(Path("config").glob("train_*.py"))
+        raise UserError(f"there is no config file {path}{nearest(path, known)}; expected one such as "
+                        "config/train_math_mini_14.py")
+    given = {}
+    for name, value in execute(path).items():
         own = name.startswith("_") or name.isupper() or isinstance(value, ModuleType) or callable(value)
         if name in keys:
-            given[name] = check(name, value, keys[name], source)
+            given[name] = check(name, value, keys[name], path)
         elif not own and nearest(name, keys):
-            raise UserError(f"{source}: unknown key {name}{nearest(name, keys)}; begin your own names with _")
+            raise UserError(f"{path}: unknown key {name}{nearest(name, keys)}; begin your own names with _")
     return given
 
 
 def read(argv: list[str], description: str) -> tuple[dict, dict]:
     """A training command line's config (defaults, then config files, then keys), and what was given."""
     on_line, files = parse(argv, KEYS, description, positional="CONFIG")
-    given: dict = {}
-    for path in files:
-        given |= read_file(path)
-    given |= on_line
-    return {name: key.default for name, key in KEYS.items()} | given, given
+    given = {name: value for path in files for name, value in read_file(path).items()} | on_line
+    return settings([], KEYS, description) | given, given
 
 
 class Stream:
@@ -213,7 +196,7 @@ class Stream:
     def __init__(self, stream):
         self.stream = stream or open(os.devnull, "w")
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # letters that a terminal cannot show
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)  # for letters unknown there
 
     def __getattr__(self, name: str):
         value = getattr(self.stream, name)
@@ -224,9 +207,9 @@ class Stream:
         try:
             return act(*args)
         except OSError as e:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
             if e.errno not in (errno.EPIPE, errno.EIO):
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -235,15 +218,13 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     Ctrl-C where `main` does not take it itself ends with exit code 130, as a shell has it. A reader that
     leaves (`| head -1`) changes nothing, not the exit code either: all work is done.
     """
-    if signal.getsignal(signal.SIGINT) is leave:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with (contextlib.redirect_stdout(Stream(sys.stdout)) as out,
           contextlib.redirect_stderr(Stream(sys.stderr)) as err):
         try:
-            try:
-                code = main(sys.argv[1:])
-            finally:
-                out.flush()
+            code = main(sys.argv[1:])
+            out.flush()
         except KeyboardInterrupt:
             code = 130
         except (UserError, OSError) as e:
@@ -252,12 +233,6 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(code)
 
 
-def leave(*_) -> None:
-    """What Ctrl-C does until `run` begins: the import of torch may swallow a KeyboardInterrupt."""
-    os._exit(130)
-
-
-ROOT = Path(__file__).resolve().parents[1]
-is_script = Path(getattr(sys.modules["__main__"], "__file__", None) or "/-").resolve().parent == ROOT
+is_script = Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1]
 if is_script and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run`: importing torch may swallow the exception

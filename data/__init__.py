@@ -1,12 +1,11 @@
 """Data: vocabularies, bins, windows, the two reference losses, and random numbers. numpy only.
 
 A dataset is a folder under data/ whose `prepare.py` states `TASKS` (what to evaluate by) and a function
-`text()`. From these come train.bin and val.bin (uint8 token ids; the same text, unless it has a `val_text()`)
-and meta.json (vocabulary, tasks, held-out pairs, sha256). If text() takes `held_out`, by default the file's
-`HELD_OUT`, it can be made with other pairs: as_math_3-8 is such a variant of as_math.
+`text()`. From these come train.bin and val.bin (uint8 token ids; the same, unless it has a `val_text()`)
+and meta.json (vocabulary, tasks, held-out pairs, sha256). If it states `HELD_OUT`, it has a
+text(held_out=HELD_OUT), which can be made with other pairs: as_math_3-8 is such a variant of as_math.
 """
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -16,7 +15,6 @@ import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -70,18 +68,14 @@ def pairs_of(value: object, source: str) -> Pairs:
 
     Raises UserError, naming `source`, for what are no pairs of digits, and for the same pair twice.
     """
-    shown = f"{source} = {value!r:.80}"
     try:
-        if isinstance(value, str):
-            value = [[int(digit) for digit in pair.split("-")] for pair in value.split(",")]
-        pairs = tuple((min(pair), max(pair)) for pair in value)
-        good = all(len(pair) == 2 and all(type(x) is int and 0 <= x <= 9 for x in pair) for pair in value)
+        listed = [map(int, pair.split("-")) for pair in value.split(",")] if isinstance(value, str) else value
+        pairs = tuple((min(a, b), max(a, b)) for a, b in listed)
+        good = all(type(x) is int and 0 <= x <= 9 for pair in pairs for x in pair)
     except (TypeError, ValueError):
         good = False
-    if not good:
-        raise UserError(f"{shown} will not do; expected pairs of digits, as 3-8,2-6")
-    if len(set(pairs)) < len(pairs):
-        raise UserError(f"{shown} names a pair twice; expected each once, 3-8 and 8-3 being the same")
+    if not good or len(set(pairs)) < len(pairs):
+        raise UserError(f"{source} = {value!r:.80} will not do; expected pairs of digits, each once: 3-8,2-6")
     return pairs
 
 
@@ -96,52 +90,27 @@ def origin(name: str) -> tuple[str, Pairs | None]:
     Raises UserError if there is no such dataset.
     """
     known = sorted(path.parent.name for path in ROOT.glob("*/prepare.py"))
-    made = sorted({path.parent.name for path in ROOT.glob("*/meta.json")} - {*known})
     if name in known:
         return name, None
-    with suppress(ValueError, KeyError, TypeError, RecursionError, UserError):
-        meta = json.loads((ROOT / name / "meta.json").read_bytes()) if name in made else {}
-        if meta["source"] in known:
-            return meta["source"], pairs_of(meta["held_out"], "held_out")
     by_name = re.fullmatch("(.+?)_((?:[0-9]-[0-9]_?)+)", name)  # such as as_math_3-8_2-6
     if by_name and by_name[1] in known:
         return by_name[1], pairs_of(by_name[2].replace("_", ","), f"{name}: held_out")
-    if name in made:
-        raise UserError(f"data/{name}/meta.json is damaged: it does not say what the data are; delete "
-                        f"data/{name}, then run a prepare.py with --held_out and --name={name}")
-    raise UserError(f"unknown dataset {name}{nearest(name, known + made)}; there are {', '.join(known)}")
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
+        meta = json.loads((ROOT / name / "meta.json").read_bytes())
+        if meta["source"] in known:
+            return meta["source"], pairs_of(meta["held_out"], "held_out")
+    raise UserError(f"unknown dataset {name}{nearest(name, known)}; there are {', '.join(known)} "
+                    f"and what their prepare.py makes; no data/{name}/meta.json says so of this one")
 
 
-def command(name: str) -> str:
-    """What a user types, where he is, to make dataset `name` anew."""
-    source, held_out = origin(name)
-    line = f"python {shlex.quote(os.path.relpath(ROOT / source / 'prepare.py'))}"
-    return line if held_out is None else f"{line} --held_out={spell(held_out)} --name={name}"
-
-
-def recipe(source: str) -> tuple[dict, str]:
-    """The names that data/`source`/prepare.py defines, checked, and its path for messages.
-
-    Raises UserError, naming the file, if it does not run, or for TASKS, HELD_OUT and functions that are none.
-    """
-    path = ROOT / source / "prepare.py"
-    shown = os.path.relpath(path)
-    names = execute(str(path), shown)
-    tasks = names.get("TASKS")
-    if not (isinstance(tasks, tuple | list) and all(t in TASKS and tasks.count(t) == 1 for t in tasks)):
-        raise UserError(f"{shown}: TASKS = {tasks!r:.80} will not do; expected a tuple of some of {TASKS}, "
-                        "or TASKS = ()")
-    names["HELD_OUT"] = pairs_of(names.get("HELD_OUT", ()), f"{shown}: HELD_OUT")
-    names = {"val_text": names.get("text")} | names
-    for name in ("text", "val_text"):
-        if not inspect.isfunction(names.get(name)):
-            raise UserError(f"{shown}: {name} is no function; expected def {name}(): that returns a str")
-    return names, shown
-
-
-def takes_held_out(function) -> bool:
-    """Whether a text() can be made with other held-out pairs."""
-    return "held_out" in inspect.signature(function).parameters
+def call(names: dict, function: str, shown: str, **options) -> str:
+    """The text that a function of a prepare.py returns, which defines `names` and is `shown` in messages."""
+    with own_code(shown):
+        text = names.get(function, lambda **_: None)(**options)
+        good = isinstance(text, str) and text.encode()
+    if not good:
+        raise UserError(f"{shown}: {function}() returned {text!r:.80}; expected a str, not empty")
+    return text
 
 
 def make(name: str, source: str, held_out: Pairs | None = None) -> tuple[Dataset, dict[str, bytes]]:
@@ -149,29 +118,28 @@ def make(name: str, source: str, held_out: Pairs | None = None) -> tuple[Dataset
 
     `held_out`: pairs, if not its own. Raises UserError, naming the file, for whatever is wrong there.
     """
-    names, shown = recipe(source)
-    if held_out is not None and not takes_held_out(names["text"]):
-        raise UserError(f"{shown} cannot hold out {spell(held_out)}; expected def text(held_out=HELD_OUT)")
-    pairs = names["HELD_OUT"] if held_out is None else held_out
-    texts = []
-    for key in ("text", "val_text"):
-        with own_code(shown):
-            texts.append(names[key](held_out=pairs) if takes_held_out(names[key]) else names[key]())
-        if not isinstance(texts[-1], str) or not texts[-1]:
-            raise UserError(f"{shown}: {key}() returned {texts[-1]!r:.80}; expected a str, not empty")
-    vocab = "".join(sorted({*texts[0], *texts[1]}))
-    if len(vocab) > 256 or any("\ud800" <= c <= "\udfff" for c in vocab):
-        raise UserError(f"{shown}: the text has {len(vocab)} distinct characters; expected at most 256, as "
-                        "UTF-8 has them: leave out the rare ones")
-    sha256, other = (hashlib.sha256(text.encode()).hexdigest() for text in texts)
+    shown = os.path.relpath(ROOT / source / "prepare.py")
+    names = execute(shown)
+    tasks, pairs = names.get("TASKS"), pairs_of(names.get("HELD_OUT", ()), f"{shown}: HELD_OUT")
+    if not (isinstance(tasks, tuple | list) and all(t in TASKS and tasks.count(t) == 1 for t in tasks)):
+        raise UserError(f"{shown}: TASKS = {tasks!r:.80} will not do; expected a tuple of some of {TASKS}")
+    if held_out is not None and "HELD_OUT" not in names:
+        raise UserError(f"{shown} cannot hold out pairs; expected HELD_OUT there and text(held_out=HELD_OUT)")
+    pairs = pairs if held_out is None else held_out
+    options = {"held_out": pairs} if "HELD_OUT" in names else {}
+    train = call(names, "text", shown, **options)
+    val = call(names, "val_text", shown, **options) if "val_text" in names else train
+    vocab = "".join(sorted({*train, *val}))
+    if len(vocab) > 256:
+        raise UserError(f"{shown}: {len(vocab)} distinct characters; expected at most 256: leave some out")
+    sha256, other = (hashlib.sha256(text.encode()).hexdigest() for text in (train, val))
     if sha256 != other:
         sha256 = hashlib.sha256((sha256 + other).encode()).hexdigest()
-    train, val = (encode(text, vocab) for text in texts)
-    dataset = Dataset(name, vocab, tuple(names["TASKS"]), pairs, sha256, train, val)
-    meta = {key: getattr(dataset, key) for key in ("vocab", "tasks", "held_out", "sha256")}
+    dataset = Dataset(name, vocab, tuple(tasks), pairs, sha256, encode(train, vocab), encode(val, vocab))
+    meta = {"vocab": vocab, "tasks": dataset.tasks, "held_out": pairs, "sha256": sha256}
     meta |= {} if held_out is None else {"source": source}
-    content = (train.tobytes(), val.tobytes(), json.dumps(meta, indent=1).encode())
-    return dataset, dict(zip(FILES, content))
+    files = zip(FILES, (dataset.train.tobytes(), dataset.val.tobytes(), json.dumps(meta, indent=1).encode()))
+    return dataset, dict(files)
 
 
 def written(name: str) -> dict[str, bytes]:
@@ -189,37 +157,29 @@ def write(name: str, files: dict[str, bytes]) -> None:
         with writing(ROOT / name):
             (ROOT / name).mkdir(exist_ok=True)
         for file, content in new.items():
-            replace_file(ROOT / name / file, lambda f, content=content: f.write(content))
+            replace_file(ROOT / name / file, content)
         print(f"data/{name}: wrote {', '.join(new)}")
 
 
-def variant(source: str, held_out: Pairs | str, name: str = "") -> str:
-    """Write the dataset that `source` is with other held-out pairs, if it is not there; return its name.
+def prepare(source: str, argv: list[str]) -> None:
+    """The command line of data/`source`/prepare.py: write its files, or those of a variant, and say so.
 
-    Raises UserError for what are no pairs, for a `name` that is no folder's or another dataset's, and for
-    whatever is wrong with the source.
+    Raises UserError for what are no pairs, and for a name that is no folder's or another dataset's.
     """
-    pairs = pairs_of(held_out, "held_out")
-    name = name or f"{source}_{spell(pairs, '_')}"
-    taken = (ROOT / name).exists()
-    with suppress(UserError):
-        taken = taken and origin(name) != (source, pairs)
-    if taken or not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"--name={name} will not do; expected a plain folder's that no other dataset has")
-    write(name, make(name, source, pairs)[1])
-    return name
-
-
-def prepare(name: str, argv: list[str]) -> None:
-    """The command line of data/`name`/prepare.py: write its files, or those of a variant, and say so."""
-    keys = KEYS if takes_held_out(recipe(name)[0]["text"]) else {}
-    args = settings(argv, keys, f"Write {', '.join(FILES)} of data/{name}.")
-    if args.get("name") and not args["held_out"]:
+    args = settings(argv, KEYS, f"Write {', '.join(FILES)} of data/{source}.")
+    name, pairs = source, None
+    if args["held_out"]:
+        pairs = pairs_of(args["held_out"], "held_out")
+        name = args["name"] or f"{source}_{spell(pairs, '_')}"
+        try:
+            taken = origin(name) != (source, pairs)
+        except UserError:
+            taken = (ROOT / name).exists()
+        if taken or not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(f"--name={name} will not do; expected a plain folder's that no other dataset has")
+    elif args["name"]:
         raise UserError("--name is for a dataset made by --held_out; give that too")
-    if args.get("held_out"):
-        name = variant(name, args["held_out"], args["name"])
-    else:
-        write(name, make(name, name)[1])
+    write(name, make(name, source, pairs)[1])
     print(f"data/{name} is ready: train on it with --dataset={name}")
 
 
@@ -229,10 +189,13 @@ def load(name: str) -> Dataset:
     Raises UserError for an unknown dataset, for whatever is wrong with its prepare.py, and for files that are
     not what that makes, be they damaged or of an older rule.
     """
-    dataset, files = make(name, *origin(name))
+    source, held_out = origin(name)
+    dataset, files = make(name, source, held_out)
     for file, _ in sorted(written(name).items() - files.items()):
-        raise UserError(f"data/{name}/{file} is not what its prepare.py makes now; run {command(name)} (or, "
-                        "if its text() differs from call to call, seed what is random in it)")
+        mend = f"python {shlex.quote(os.path.relpath(ROOT / source / 'prepare.py'))}"
+        mend += "" if held_out is None else f" --held_out={spell(held_out)} --name={name}"
+        raise UserError(f"data/{name}/{file} is not what its prepare.py makes now; run {mend} (or, if its "
+                        "text() differs from call to call, seed what is random in it)")
     try:
         write(name, files)
     except UserError as e:
@@ -269,44 +232,29 @@ def rule_loss(ids: np.ndarray, block_size: int, newline: int) -> float:
     Lines are drawn independently and uniformly from the file's own, and the first character of a window is
     uniform over places. So a window's probability is that of its beginning, the share of places where it
     stands up to its first newline, times that of each line after it. The file's last line counts as complete,
-    newline or not; without one (`last`) it may end anywhere, unseen. newline: -1 if the text has none.
+    newline or not.
     """
-    text, end, length = ids.tobytes(), bytes([newline]) if newline >= 0 else b"", block_size + 1
-    lines = [line + end for line in text.split(end)] if end else [text]
-    last = b"" if end and text.endswith(end) else lines[-1].removesuffix(end)
-    lines = lines[:-1] + [last] * bool(last)
+    end, length = bytes([newline]), block_size + 1
+
+    def lines_of(s: bytes) -> list[bytes]:
+        """The lines in `s`, each with its newline, the last one perhaps without."""
+        *whole, rest = s.split(end)
+        return [line + end for line in whole] + [rest] * bool(rest)
+
+    lines = [line.removesuffix(end) + end for line in lines_of(ids.tobytes())]
     begins = Counter(line[:k] for line in lines for k in range(1, min(len(line), length) + 1))
     places = Counter(line[i:i + length] for line in lines for i in range(len(line)))
-    tails = [last[-k:] for k in range(1, min(len(last) + 1, length))]
-
-    def first_line(s: bytes, start: int = 0) -> bytes:
-        return s[start:s.find(end, start) + 1 or None] if end else s[start:]
-
-    @cache
-    def follow(s: bytes) -> float:
-        """The probability that lines begin with `s`."""
-        p, so_far, i = 0.0, 1.0, 0
-        while i < len(s):
-            if last and len(last) < len(s) - i and s.startswith(last, i):
-                p += so_far / len(lines) * follow(s[i + len(last):])
-            line = first_line(s, i)
-            so_far *= begins[line] / len(lines)
-            i += len(line)
-        return p + so_far
-
-    losses, firsts = [], np.bincount(ids)
+    losses, firsts = [], Counter(b"".join(lines))
     for window, n in Counter(row.tobytes() for row in windows(ids, block_size)).items():
-        line = first_line(window)
-        p = places[line] * follow(window[len(line):])
-        p += sum(follow(window[len(tail):]) for tail in tails if window.startswith(tail))
+        first, *others = lines_of(window)
+        p = places[first] * math.prod(begins[line] / len(lines) for line in others)
         losses.append(-n * math.log(p / firsts[window[0]]))
     return math.fsum(losses) / ((len(ids) - block_size) * block_size)
 
 
 def references(dataset: Dataset, block_size: int) -> dict[str, float | None]:
-    """loss_floor and rule_loss of the training text, None each if that is too LARGE."""
-    ids = dataset.train
-    if len(ids) * block_size > LARGEST:
-        return {"loss_floor": None, "rule_loss": None}
-    return {"loss_floor": loss_floor(ids, block_size),
-            "rule_loss": rule_loss(ids, block_size, dataset.vocab.find("\n"))}
+    """loss_floor and rule_loss of the training text; None each if that is too LARGE, or has no lines."""
+    ids, newline = dataset.train, dataset.vocab.find("\n")
+    small = len(ids) * block_size <= LARGEST
+    return {"loss_floor": loss_floor(ids, block_size) if small else None,
+            "rule_loss": rule_loss(ids, block_size, newline) if small and newline >= 0 else None}

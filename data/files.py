@@ -1,7 +1,9 @@
 """Files that are written at once or not at all, and the lock on a run's folder."""
 import csv
+import errno
 import io
 import os
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,8 +25,8 @@ def writing(path: Path):
                         "free space or mend its permissions, then go on") from None
 
 
-def replace_file(path: Path, write) -> None:
-    """Call `write(file)` on a new file and put it in the place of `path`, or leave `path` as it was.
+def replace_file(path: Path, content: bytes | Callable) -> None:
+    """Write bytes, or what `content(file)` writes, in the place of `path`, or leave `path` as it was.
 
     Raises UserError if the disk refuses.
     """
@@ -32,7 +34,7 @@ def replace_file(path: Path, write) -> None:
     with writing(path):
         try:
             with open(part, "wb") as f:
-                write(f)
+                content(f) if callable(content) else f.write(content)
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(part, path)
@@ -40,11 +42,16 @@ def replace_file(path: Path, write) -> None:
             part.unlink(missing_ok=True)
 
 
-def write_table(path: Path, header: list[str], rows) -> None:
-    """Write a table as CSV, at once or not at all, and say so."""
+def table(rows: Iterable) -> bytes:
+    """Rows of values as CSV."""
     out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerows([header, *rows])
-    replace_file(path, lambda f: f.write(out.getvalue().encode()))
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue().encode()
+
+
+def write_table(path: Path, header: list[str], rows: Iterable) -> None:
+    """Write a table as CSV, at once or not at all, and say so."""
+    replace_file(path, table([header, *rows]))
     print(f"wrote {path}")
 
 
@@ -57,43 +64,32 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.path, self.file, self.begun = folder, folder / "lock", None, False
+        self.folder, self.path, self.begun = folder, folder / "lock", False
 
     def __enter__(self):
-        self.made = [p for p in (self.path, self.folder, *self.folder.parents) if not p.exists()]
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file; expected a folder, choose another --out_dir")
-        for _ in range(100):  # another process may remove what it made, between any two of these lines
-            with writing(self.path), suppress(FileNotFoundError):
-                if self.file:
-                    self.file.close()
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.file = open(self.path, "a+b", buffering=0)
-                self.take()
-                if os.stat(self.path).st_ino == os.fstat(self.file.fileno()).st_ino:
-                    self.file.truncate(0)
-                    self.file.write(str(os.getpid()).encode())
-                    return self
-        raise UserError(f"cannot lock {self.path}: it does not stay; choose another --out_dir")
-
-    def take(self) -> None:
-        """Lock the file. Raises UserError if another process has it."""
-        try:
-            if fcntl is None:
-                raise OSError("no fcntl")
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with self.file:
-                self.file.seek(0)
-                owner = self.file.read().decode() or "?"
-            raise UserError(f"process {owner} is training in {self.folder}; wait until it ends, or choose "
-                            "another --out_dir") from None
-        except OSError as e:
-            print(f"warning: no file locks here ({e}): nothing prevents a second run in {self.folder}")
+        self.made = [path for path in (self.path, self.folder, *self.folder.parents) if not path.exists()]
+        with writing(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "a+b", buffering=0)
+            try:
+                if fcntl is None:
+                    raise OSError("no fcntl")
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.file.close()
+                raise UserError(f"process {self.path.read_text() or '?'} is training in {self.folder}; wait "
+                                "until it ends, or choose another --out_dir") from None
+            except OSError as e:
+                print(f"warning: no file locks here ({e}): nothing prevents a second run in {self.folder}")
+            if not os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno())):
+                raise OSError(errno.EAGAIN, "another process has just removed it")
+            self.file.truncate(0)
+            self.file.write(str(os.getpid()).encode())
+        return self
 
     def __exit__(self, *_):
         with self.file, suppress(OSError):  # removed while it is held; a folder that holds more stays
-            if (self.path in self.made and not self.begun) or os.listdir(self.folder) == ["lock"]:
-                self.path.unlink()
-            for folder in self.made[self.path in self.made:]:
-                folder.rmdir()
+            for path in [] if self.begun else self.made:
+                path.rmdir() if path.is_dir() else path.unlink()

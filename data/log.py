@@ -3,20 +3,20 @@
 results.csv has a row for each evaluation and seed. What a dataset has no prompts for is empty there, never 0.
 """
 import csv
-import io
 import json
 import os
 import re
+from collections import ChainMap
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 import config
 from config import Key, UserError
-from data.files import replace_file, writing
+from data import pairs_of
+from data.files import replace_file, table, writing
 
 COUNT, TOTAL, ACCURACY = Key(0, "", lo=0, hi=10**9), Key(0, "", lo=1, hi=10**9), Key(0.0, "", lo=0, hi=1)
 LOSS = Key(0.0, "", lo=-1e-3, hi=1e39)  # down to float32's rounding of 0, up to its largest number
@@ -26,7 +26,8 @@ CELLS = {  # the columns of results.csv, and what a cell may hold
     "heldout_correct": COUNT, "heldout_total": COUNT, "facts_correct": COUNT, "facts_total": TOTAL,
     "facts_acc": ACCURACY, "combined_acc": ACCURACY, "elapsed_s": Key(0.0, "", lo=0, hi=1e12)}
 COLUMNS = tuple(CELLS)
-WANDB_SEEDS = 10  # up to as many are logged one by one
+NOTES = {"seeds": Key([], ""), "tasks": Key([], ""), "parameters": Key(1, "", lo=1), "device": Key("cpu", ""),
+         "loss_floor": LOSS, "rule_loss": LOSS}  # of config.json
 SCORES = {"math": ("add", "sub"), "facts": ("facts",)}  # of each task, all that is asked
 
 
@@ -46,19 +47,15 @@ class NoEvaluation(UserError):
 
 def start(folder: Path, notes: dict, rows: list[dict]) -> None:
     """Write config.json, and results.csv with the rows that it begins with, each at once or not at all."""
-    table = io.StringIO()
-    lines = [COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]
-    csv.writer(table, lineterminator="\n").writerows(lines)
-    for name, text in (("config.json", json.dumps(notes, indent=1, allow_nan=False) + "\n"),
-                       ("results.csv", table.getvalue())):
-        replace_file(folder / name, lambda f, text=text: f.write(text.encode()))
+    replace_file(folder / "config.json", (json.dumps(notes, indent=1, allow_nan=False) + "\n").encode())
+    replace_file(folder / "results.csv", table([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]))
 
 
 def append(folder: Path, rows: list[dict]) -> None:
     """Add rows to results.csv; they are on the disk when this returns."""
     path = folder / "results.csv"
-    with writing(path), open(path, "a", newline="", encoding="utf-8") as f:
-        csv.writer(f, lineterminator="\n").writerows([row[name] for name in COLUMNS] for row in rows)
+    with writing(path), open(path, "ab") as f:
+        f.write(table([row[name] for name in COLUMNS] for row in rows))
         f.flush()
         os.fsync(f.fileno())
 
@@ -80,21 +77,15 @@ def read_notes(path: Path) -> dict:
     """config.json; raises UserError if it is damaged."""
     with reading(path):
         notes = json.loads(path.read_text(encoding="utf-8"))
-        if type(notes) is not dict:
-            raise ValueError("no JSON object")
-        seeds, tasks, pairs = notes["seeds"], notes["tasks"], notes["held_out"]
-        losses = [value for value in (notes["loss_floor"], notes["rule_loss"]) if value is not None]
-        for name, good in {
-            "seeds": type(seeds) is list and {*map(type, seeds)} == {int} and len({*seeds}) == len(seeds),
-            "tasks": type(tasks) is list and len({*tasks} & {*SCORES}) == len(tasks),
-            "held_out": type(pairs) is list and all([*map(type, pair)] == [int, int] for pair in pairs),
-            "max_iters": type(notes["config"]["max_iters"]) is int and notes["config"]["max_iters"] >= 0,
-            "parameters": type(notes["parameters"]) is int and notes["parameters"] > 0,
-            "device": type(notes["device"]) is str and notes["device"] != "",
-            "a reference loss": all(type(v) in (int, float) and LOSS.lo <= v <= LOSS.hi for v in losses),
-        }.items():
-            if not good:
-                raise ValueError(f"{name} is not such as train_with_eval.py writes")
+        seeds, tasks = notes["seeds"], notes["tasks"]
+        config.check("max_iters", notes["config"]["max_iters"], CELLS["iter"], path)
+        for name, key in NOTES.items():
+            if key is not LOSS or notes[name] is not None:
+                config.check(name, notes[name], key, path)
+        if ({*map(type, seeds)} != {int} or len({*seeds}) < len(seeds)
+                or len({*tasks} & {*SCORES}) < len(tasks)):
+            raise ValueError("its seeds or tasks are not such as train_with_eval.py writes")
+        pairs_of(notes["held_out"], f"{path}: held_out")
     return notes
 
 
@@ -105,27 +96,25 @@ def read_rows(path: Path, seeds: list[int], tasks: list[str]) -> list[dict]:
         header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
         if header != ",".join(COLUMNS):
             raise ValueError(f"its first line is not the header {','.join(COLUMNS)}")
-    may_lack = {"heldout", *([] if tasks else ["combined"]),
-                *(kind for task in SCORES if task not in tasks for kind in (task, *SCORES[task]))}
+    asked = {"iter", "seed", "train", "val", "elapsed", *tasks, *["combined"] * bool(tasks)}
+    asked |= {kind for task in tasks for kind in SCORES[task]}  # columns whose names begin so are never empty
     rows = {}
     for number, line in enumerate(lines, start=2):
-        cells, source = line.split(","), f"{path}, line {number}"
+        values, source = line.split(","), f"{path}, line {number}"
         with reading(source):
-            if len(cells) != len(COLUMNS):
-                raise ValueError(f"{len(cells)} values, expected {len(COLUMNS)}")
-            row = {name: "" if not cell and name.split("_")[0] in may_lack else
-                   config.check(name, config.from_text(cell, CELLS[name]), CELLS[name], source)
-                   for name, cell in zip(COLUMNS, cells)}
-            it, seed = row["iter"], row["seed"]
-            if seed not in seeds:
-                raise ValueError(f"seed {seed} is none of config.json's, so that is of another run")
-            if (it, seed) in rows:
-                raise ValueError(f"iteration {it} of seed {seed} for the second time")
+            if len(values) != len(COLUMNS):
+                raise ValueError(f"{len(values)} values, expected {len(COLUMNS)}")
+            row = {name: "" if not text and name.split("_")[0] not in asked else
+                   config.check(name, config.from_text(text, key), key, source)
+                   for (name, key), text in zip(CELLS.items(), values)}
+            if row["seed"] not in seeds:
+                raise ValueError(f"seed {row['seed']} is none of config.json's, so that is of another run")
+            if rows.setdefault((row["iter"], row["seed"]), row) is not row:
+                raise ValueError(f"iteration {row['iter']} of seed {row['seed']} for the second time")
             for kind in ("add", "sub", "heldout", "facts"):
-                correct, total = (row[f"{kind}_{k}"] for k in ("correct", "total"))
-                if (correct == "") != (total == "") or correct != "" and correct > total:
+                correct, total = row[f"{kind}_correct"], row[f"{kind}_total"]
+                if (correct == "") != (total == "") or correct > total:
                     raise ValueError(f"{kind}_correct = {correct} of {kind}_total = {total}")
-            rows[it, seed] = row
     return list(rows.values())
 
 
@@ -135,22 +124,15 @@ def parts(folder: Path) -> list[Path]:
     return sorted(ranks, key=lambda path: int(path.name[5:])) or [folder]
 
 
-def read_part(folder: Path) -> RunLog:
-    """The log of one of a run's `parts`; it may have no evaluation yet."""
+def read_part(folder: Path) -> tuple[dict, set[int], dict]:
+    """Of one of a run's `parts`: config.json, the complete evaluations, the rows by (iteration, seed)."""
     notes, path = read_notes(folder / "config.json"), folder / "results.csv"
-    seeds, rows = notes["seeds"], read_rows(path, notes["seeds"], notes["tasks"])
-    row_of = {(row["iter"], row["seed"]): row for row in rows}
-    iters = sorted({it for it, _ in row_of})
-    if iters and any((iters[-1], seed) not in row_of for seed in seeds):
-        iters.pop()  # it is being written, or the run was killed
-    with reading(path):
-        for it, seed in ((it, seed) for it in iters for seed in seeds):
-            if (it, seed) not in row_of:
-                raise ValueError(f"iteration {it} lacks seed {seed}")
-    cells = {name: [row_of[it, seed][name] for it in iters for seed in seeds] for name in COLUMNS}
-    columns = {name: np.array([np.nan if x == "" else x for x in column], dtype=float).reshape(-1, len(seeds))
-               for name, column in cells.items()}
-    return RunLog(folder, notes, np.array(iters, dtype=int), columns)
+    row_of = {(row["iter"], row["seed"]): row for row in read_rows(path, notes["seeds"], notes["tasks"])}
+    iters = {it for it, _ in row_of}
+    lacking = [(it, seed) for it in sorted(iters) for seed in notes["seeds"] if (it, seed) not in row_of]
+    if lacking and lacking[0][0] < max(iters):
+        raise UserError("{}: damaged, iteration {} lacks seed {}; train again".format(path, *lacking[0]))
+    return notes, iters - {it for it, _ in lacking}, row_of  # the last one may be half written
 
 
 def read_run(folder: Path) -> RunLog:
@@ -158,18 +140,18 @@ def read_run(folder: Path) -> RunLog:
 
     Raises UserError for what is missing or damaged, NoEvaluation if there is no evaluation yet.
     """
-    logs = [read_part(part) for part in parts(folder)]
-    iters = reduce(np.intersect1d, [log.iters for log in logs])
-    notes = logs[0].notes | {"seeds": [seed for log in logs for seed in log.notes["seeds"]]}
-    same = [[log.notes[k] for k in ("parameters", "tasks", "held_out", "loss_floor")] for log in logs]
-    if len(set(notes["seeds"])) < len(notes["seeds"]) or same != same[:1] * len(same):
+    notes, complete, row_of = zip(*map(read_part, parts(folder)))
+    seeds, iters = [seed for part in notes for seed in part["seeds"]], sorted(set.intersection(*complete))
+    same = [[part[k] for k in ("parameters", "tasks", "held_out", "loss_floor")] for part in notes]
+    if len(set(seeds)) < len(seeds) or same != same[:1] * len(same):
         raise UserError(f"{folder}: its rank folders are of different runs; remove those that do not belong")
-    if not iters.size:
+    if not iters:
         raise NoEvaluation(f"{folder}: no complete evaluation; expected a line in results.csv for each of "
-                           f"{len(notes['seeds'])} seeds; wait, or train the run further")
-    columns = {name: np.hstack([log.columns[name][np.isin(log.iters, iters)] for log in logs])
-               for name in COLUMNS}
-    return RunLog(folder, notes, iters, columns)
+                           f"{len(seeds)} seeds; wait, or train the run further")
+    rows = [ChainMap(*row_of)[it, seed] for it in iters for seed in seeds]
+    columns = {name: np.array([np.nan if row[name] == "" else row[name] for row in rows], dtype=float)
+               .reshape(-1, len(seeds)) for name in COLUMNS}
+    return RunLog(folder, notes[0] | {"seeds": seeds}, np.array(iters), columns)
 
 
 def start_wandb(c: dict) -> None:
@@ -193,6 +175,6 @@ def to_wandb(c: dict, rows: list[dict]) -> None:
         import wandb
         names = [k for k in COLUMNS[2:] if rows[0][k] != ""]
         values = {k: sum(row[k] for row in rows) / len(rows) for k in names}
-        if 1 < len(rows) <= WANDB_SEEDS:
+        if 1 < len(rows) <= 10:
             values |= {f"seed_{row['seed']}/{k}": row[k] for row in rows for k in names}
         wandb.log(values, step=rows[0]["iter"])

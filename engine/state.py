@@ -83,7 +83,9 @@ def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.
     or does not fit its model.
     """
     if not path.is_file():
-        raise UserError(f"no {path} to resume; train without --init_from=resume first")
+        ranks = [*path.parent.glob("rank_*/ckpt.pt")]
+        fix = f"resume {ranks[0].parent} and its like" if ranks else "train without --init_from=resume first"
+        raise UserError(f"no {path} to resume; {fix}")
     ckpt, cfg = load_checkpoint(path)
     if "optimizer" not in ckpt:
         raise UserError(f"{path} cannot be resumed: it is not the latest state of a run here")
@@ -98,7 +100,7 @@ def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.
                for x, y in tensors):
             raise ValueError("a tensor does not fit its model")
         if not (type(at.iter_num) is int and {*at.best} <= {*SCORE_OF} and isinstance(ckpt["config"], dict)
-                and all(isinstance(ckpt[k], kind) for k, kind in (("tasks", list), ("computed", dict)))):
+                and {*ckpt["tasks"]} <= {*SCORE_OF} and [*map(type, ckpt["computed"].values())] == [str] * 3):
             raise ValueError("iter_num, best, config, tasks or computed is not such as it was written")
         torch.set_rng_state(ckpt["random"]["cpu"])
         if torch.cuda.is_available() and "cuda" in ckpt["random"]:

@@ -1,5 +1,4 @@
 """Configs and command lines: the 24 runs, one clear line for every mistake, and no harm from who listens."""
-import signal
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 import config
 from config import KEYS, Key, UserError
-from helpers import ROOT, RUNS, SIZES, TASKS, run_script
+from helpers import ROOT, RUNS, SIZES, TASKS
 
 BLOCK_SIZE = {"math": 9, "facts": 24, "both": 24}
 BATCH_SIZE = {"math": 882, "facts": 576, "both": 576}
@@ -64,29 +63,18 @@ def test_command_line_forms():
     assert config.settings(["--a=2"], {"a": Key(1, ""), "b": Key("x", "")}, "") == {"a": 2, "b": "x"}
 
 
-def test_an_int_will_do_for_a_float(tmp_path):
-    (tmp_path / "c.py").write_text("learning_rate = 1\nmin_lr = 0")
-    for c in (read(str(tmp_path / "c.py")), read("--learning_rate=1", "--min_lr=0")):
-        assert (c["learning_rate"], c["min_lr"]) == (1.0, 0.0)
-        assert type(c["learning_rate"]) is type(c["min_lr"]) is float
-
-
 WRONG_LINES = [
     ("--learning_rte=1", "learning_rte.*did you mean learning_rate"), ("--zzzzqqq=1", "zzzzqqq"),
-    ("--n_em=1", "n_em.*n_embd"), ("--seed=abc", "seed = 'abc'.*whole number"),
-    ("--n_embd=1.5", "n_embd = .*1.5.*whole number"), ("--dropout=x", "dropout = 'x'.*a number"),
+    ("--seed=abc", "seed = 'abc'.*whole number"), ("--n_embd=1.5", "n_embd = .*1.5.*whole number"),
     ("--dropout=nan", "dropout = nan"), ("--grad_clip=inf", "grad_clip = inf.*at least 0"),
     ("--overwrite=yes", "overwrite = 'yes'.*True or False"),
     ("--init_from=gpt2", "init_from = 'gpt2'.*scratch, resume"),
     ("--dropout=2", "dropout = 2.0.*at least 0 and at most 0.99"),
-    ("--learning_rate=-1", "learning_rate = -1.0.*at least 0"),
     ("--learning_rate -1e-5", "learning_rate = -1e-05.*at least 0"),
-    ("--eval_interval=0", "eval_interval = 0.*at least 1"), ("--num_seeds=0", "num_seeds = 0.*at least 1"),
     ("--n_embd=99999999", "n_embd = 99999999.*at most"), ("--max_iters -5", "max_iters = -5.*at least 0"),
     ("--out_dir=", "out_dir = ''"), ("--seed", "seed = ''.*whole number"), ("-seed=1", "-seed=1.*mean seed"),
     ("config/train_math_mini_15.py", "mini_15.py.*did you mean .*train_math_mini_1"),
-    ("config", "config file config"), (f"--learning_rate={'1' * 5000}", "command line: learning_rate"),
-    (f"--n_embd={'1' * 5000}", "command line: n_embd")]
+    ("config", "no config file config;"), (f"--n_embd={'1' * 5000}", "command line: n_embd")]
 
 
 @pytest.mark.parametrize("line, message", WRONG_LINES, ids=[line[:30] for line, _ in WRONG_LINES])
@@ -105,10 +93,10 @@ WRONG_FILES = {
     "bool for an int": (b"n_layer = True", "n_layer = True.*whole number"),
     "int for a bool": (b"overwrite = 1", "overwrite = 1.*True or False"),
     "None": (b"out_dir = None", "out_dir = None.*a text"),
-    "a list": (b"n_embd = [14]", "n_embd = a list.*whole number"),
-    "a function": (b"def seed(): pass", "seed = a function"),
+    "a list": (b"n_embd = [14]", "n_embd = some list.*whole number"),
+    "a function": (b"def seed(): pass", "seed = some function"),
     "infinite": (b"grad_clip = float('inf')", "grad_clip = inf"),
-    "huge": (b"n_embd = 10**5000", "n_embd = a huge number"),
+    "huge": (b"n_embd = 10**5000", "n_embd = some int.*at most 65536"),
     "not UTF-8": (b"n_embd = '\xff'", "SyntaxError"), "zero byte": (b"\0", "c.py"),
     "endless nesting": (b"n_embd = " + b"-" * 200_000 + b"1", "c.py"),
 }
@@ -128,17 +116,9 @@ def test_a_config_may_have_names_of_its_own(tmp_path):
     """nanoGPT's habits: imports, functions, loop variables, constants; and an editor's byte order mark."""
     (tmp_path / "c.py").write_text("import math\nfrom math import sqrt\nWIDTH, _x = 7, 2\nclass A: pass\n"
                                    "def learning_rte(i): return i * _x\nfor i in range(1):\n    k = WIDTH\n"
-                                   "n_embd = learning_rte(k)", encoding="utf-8-sig")
-    assert config.read_file(str(tmp_path / "c.py")) == {"n_embd": 14}
-
-
-def test_a_file_of_more_keys_is_read_by_them(tmp_path):
-    (tmp_path / "c.py").write_text("runs = [1]\nseed = 3\n")
-    path, keys = str(tmp_path / "c.py"), KEYS | {"runs": Key([], "")}
-    assert config.read_file(path, keys) == {"runs": [1], "seed": 3}
-    (tmp_path / "c.py").write_text("runs = 1")
-    with pytest.raises(UserError, match="runs = 1 .*expected a list"):
-        config.read_file(path, keys)
+                                   "n_embd = learning_rte(k)\nmin_lr = 1", encoding="utf-8-sig")
+    c = config.read_file(str(tmp_path / "c.py"))
+    assert c == {"n_embd": 14, "min_lr": 1} and type(c["min_lr"]) is float, "an int will do for a float"
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -173,20 +153,6 @@ def test_any_command_line_is_read_or_refused(argv):
         assert isinstance(c[name], str) or key.lo <= c[name] <= key.hi
 
 
-@pytest.mark.parametrize("argv, culprit", [
-    (["train_with_eval.py", "config/train_math_mini_14.py", "--learning_rte=1"], "learning_rte"),
-    (["train_with_eval.py", "--dataset=as_mth", "--out_dir=never_made"], "as_math"),
-    (["eval_as_math.py", "--out_dir=nowhere"], "nowhere"),
-    (["sample.py", "--num_samples=x"], "num_samples")], ids=lambda x: x[-1] if isinstance(x, list) else x)
-def test_a_mistake_is_one_line_and_exit_code_2(argv, culprit):
-    """As a real process: no traceback, nothing on stdout, nothing made."""
-    done = run_script(*argv)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and done.stderr.endswith("\n")
-    assert culprit in done.stderr
-    assert not (ROOT / "never_made").exists()
-
-
 JOB = """import config, pathlib, sys
 def main(argv):
     for i in range(20_000):
@@ -208,19 +174,3 @@ def test_a_job_does_not_depend_on_who_listens(tmp_path, listener, code):
     errors = set(done.stderr.splitlines()) - {"progress"}
     assert (done.returncode, (tmp_path / "done").exists()) == (code, code == 0)
     assert len(errors) == (code != 0) and all("error: [Errno 28]" in line for line in errors)
-
-
-@pytest.mark.parametrize("job", [
-    "import config\nprint('here', flush=True)\ntry: import slow\nexcept BaseException: pass\n",
-    "import config\ndef main(argv):\n    print('here', flush=True)\n    import slow\nconfig.run(main)\n"],
-    ids=["while a module is imported, which swallows it", "in main"])
-def test_ctrl_c_is_quiet(tmp_path, job):
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config/__init__.py").write_bytes((ROOT / "config/__init__.py").read_bytes())
-    (tmp_path / "slow.py").write_text("import time\ntime.sleep(30)")
-    (tmp_path / "job.py").write_text(job)
-    child = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-                             stderr=subprocess.PIPE)
-    assert child.stdout.readline() == "here\n"
-    child.send_signal(signal.SIGINT)
-    assert (child.communicate(timeout=20), child.returncode) == (("", ""), 130)
