@@ -1,5 +1,5 @@
-"""All runs of the paper, with the seeds of results/; then: python plot_all_models.py"""
-out_dir = "."
+"""All runs of the paper, with the seeds of results/; then: python plot_all_models.py --root_dir=paper"""
+out_dir = "paper"
 draw = "nothing"
 
 SEEDS = {"14": 64, "28": 32, "56": 8, "mlt": 1}

@@ -1,5 +1,5 @@
-"""All regularised runs of the paper, with the seeds of results/; then: python plot_all_models.py --wd"""
-out_dir = "."
+"""All regularised runs of the paper, with the seeds of results/; then: python plot_all_models.py --root_dir=paper --wd"""
+out_dir = "paper"
 draw = "nothing"
 
 SEEDS = {"14": 16, "28": 8, "56": 2, "mlt": 1}

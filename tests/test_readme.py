@@ -21,7 +21,7 @@ if "-m" in args and "pytest" in args:
 if script in ("train_with_eval.py", "sweep.py") and "--help" not in args:
     args += ["--max_iters=2", "--device=cpu"] if "--init_from=resume" in args else short
 if script == "sweep.py":
-    args += ["--num_seeds=2", "--n_embd=6"] if "config/sweep_paper.py" in args else []
+    args += ["--num_seeds=1", "--n_embd=6"] if "config/sweep_paper.py" in args else []
 if script == "bench.py":
     args += ["--num_seeds=1", "--seconds=0.1", "--compile=False", "--baseline=plain"]
 os.execv(sys.executable, [sys.executable, *args])
