@@ -69,7 +69,7 @@ def evaluate(model: engine.Engine, dataset: data.Dataset, seeds: list[int], iter
 
     train_loss = mean_loss(dataset.train)
     val_loss = train_loss if np.array_equal(dataset.train, dataset.val) else mean_loss(dataset.val)
-    check_finite(model.state, seeds, train_loss, val_loss)
+    check_finite(model.state["params"], seeds, iter_num, train_loss, val_loss)
     rows = [dict.fromkeys(log.COLUMNS, "") | dict(iter=iter_num, seed=s, train_loss=a, val_loss=b)
             for s, a, b in zip(seeds, train_loss.tolist(), val_loss.tolist())]
     right, asked = 0, 0

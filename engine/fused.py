@@ -79,7 +79,7 @@ class Fused:
         """See Engine."""
         assert len(batches) == len(rates)
         c, real = self.c, ctypes.c_float
-        self.lib.train(*(at(self.state[k]) for k in ("params", "exp_avg", "exp_avg_sq", "it", "first_bad")),
+        self.lib.train(*(at(self.state[k]) for k in ("params", "exp_avg", "exp_avg_sq")),
                        at(self.text), len(self.text), at(batches), at(rates), at(self.decay), self.seeds,
                        c["batch_size"], real(c["beta1"]), real(c["beta2"]), real(c["grad_clip"]),
                        len(batches), self.threads, at(self.scratch))

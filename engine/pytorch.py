@@ -26,9 +26,9 @@ def window_losses(flat: torch.Tensor, window: torch.Tensor, cfg: GPTConfig, dtyp
     return losses(logits, window[..., 1:]).mean(2)
 
 
-def adamw(state: dict[str, torch.Tensor], grad: torch.Tensor, loss: torch.Tensor, rate: torch.Tensor,
-          decay: torch.Tensor, c: dict) -> None:
-    """AdamW of every seed, in place, by `grad` (S, P), each clipped by its own norm, and `loss` (S,)."""
+def adamw(state: dict[str, torch.Tensor], grad: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor,
+          c: dict) -> None:
+    """AdamW of every seed, in place, by `grad` (S, P), each clipped by its own norm."""
     lr, bias1, bias2 = rate.unbind()
     if c["grad_clip"]:
         norm = grad.square().sum(1, keepdim=True).sqrt()
@@ -38,9 +38,6 @@ def adamw(state: dict[str, torch.Tensor], grad: torch.Tensor, loss: torch.Tensor
     state["params"].copy_(state["params"] * (1 - lr * decay) - lr / bias1 * m / (v.sqrt() / bias2 + 1e-8))
     state["exp_avg"].copy_(m)
     state["exp_avg_sq"].copy_(v)
-    good = loss.isfinite() | (state["first_bad"] >= 0)
-    state["first_bad"].copy_(torch.where(good, state["first_bad"], state["it"]))
-    state["it"] += 1
 
 
 def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor,
@@ -54,7 +51,7 @@ def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Ten
         flat = state["params"].detach().requires_grad_()
         loss = window_losses(flat, window, cfg, dtype, cfg.dropout).mean(1)
         grad, = torch.autograd.grad(loss.sum(), flat)  # of the sum: a seed does not see the other seeds
-    adamw(state, grad, loss.detach(), rate, decay, c)
+    adamw(state, grad, rate, decay, c)
 
 
 def record(step, state: dict[str, torch.Tensor]):

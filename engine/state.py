@@ -22,22 +22,18 @@ class Progress:
 
 
 def fresh(cfg: GPTConfig, seeds: list[int]) -> dict[str, torch.Tensor]:
-    """An engine's state before the first update: params, exp_avg, exp_avg_sq (S, P); it (1,), the iteration;
-    first_bad (S,), the first iteration whose loss was not finite, or -1."""
+    """An engine's state before the first update: params, exp_avg, exp_avg_sq (S, P)."""
     params = init_weights(cfg, seeds)
-    return {"params": params, "exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params),
-            "it": torch.zeros(1, dtype=torch.long), "first_bad": torch.full((len(seeds),), -1)}
+    return {"params": params, "exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params)}
 
 
-def check_finite(state: dict[str, torch.Tensor], seeds: list[int], *losses: np.ndarray) -> None:
-    """Raises UserError if a loss so far, one of `losses` (S,) or a weight is not finite."""
-    weights = state["params"].isfinite().all(1).cpu().numpy()
-    finite = np.all([weights, *map(np.isfinite, losses)], axis=0)
-    for seed, it, good in zip(seeds, state["first_bad"].tolist(), finite):
-        if it >= 0 or not good:
-            at = it if it >= 0 else int(state["it"])
-            raise UserError(f"seed {seed}: the loss is not finite at iteration {at}; what was logged and "
-                            "saved before is kept; start a new run with a lower learning_rate")
+def check_finite(params: torch.Tensor, seeds: list[int], iter_num: int, *losses: np.ndarray) -> None:
+    """Raises UserError if one of the weights (S, P) or of `losses` (S,) is not finite, as it stays then."""
+    finite = np.all([params.isfinite().all(1).cpu().numpy(), *map(np.isfinite, losses)], axis=0)
+    for seed, good in zip(seeds, finite):
+        if not good:
+            raise UserError(f"seed {seed}: the loss is not finite at iteration {iter_num}; what was logged "
+                            "and saved before is kept; start a new run with a lower learning_rate")
 
 
 def keep_best(best: dict, rows: list[dict], params: torch.Tensor) -> dict:
@@ -66,7 +62,7 @@ def save_best(folder: Path, cfg: GPTConfig, at: Progress, about: dict) -> None:
 def save_latest(folder: Path, cfg: GPTConfig, state: dict[str, torch.Tensor], at: Progress,
                 about: dict) -> None:
     """Write ckpt.pt, from which the run resumes. Raises UserError rather than write what is not finite."""
-    check_finite(state, about["seeds"])
+    check_finite(state["params"], about["seeds"], at.iter_num)
     random = {"cpu": torch.get_rng_state()}  # dropout's
     if state["params"].is_cuda:
         random["cuda"] = torch.cuda.get_rng_state()
@@ -89,24 +85,27 @@ def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.
     ckpt, cfg = load_checkpoint(path)
     if "optimizer" not in ckpt:
         raise UserError(f"{path} cannot be resumed: it is not the latest state of a run here")
-    state = fresh(cfg, ckpt["seeds"])
-    params = state["params"]
-    meant = {"params": params, "score": params[:, 0].double(), "iter_num": state["first_bad"]}
+    params = flatten(ckpt["model"], cfg)
+    meant = {"params": params, "score": params[:, 0].double(), "iter_num": params[:, 0].long()}
     try:
-        at = Progress(ckpt["iter_num"], float(ckpt["elapsed_s"]), ckpt["best"])
-        tensors = [(ckpt["optimizer"][k], state[k]) for k in ("exp_avg", "exp_avg_sq")]
+        parts = [ckpt[k] for k in ("config", "optimizer", "random", "computed", "best")]
+        if not all(isinstance(part, dict) for part in [*parts, *ckpt["best"].values()]):
+            raise ValueError("a part of it is no dict")
+        at = Progress(ckpt["iter_num"], ckpt["elapsed_s"], ckpt["best"])
+        optimizer = {k: ckpt["optimizer"][k] for k in ("exp_avg", "exp_avg_sq")}
+        tensors = [(tensor, params) for tensor in optimizer.values()]
         tensors += [(best[k], like) for best in at.best.values() for k, like in meant.items()]
         if any((x.shape, x.dtype, x.device, x.layout) != (y.shape, y.dtype, y.device, y.layout)
                for x, y in tensors):
             raise ValueError("a tensor does not fit its model")
-        if not (type(at.iter_num) is int and {*at.best} <= {*SCORE_OF} and isinstance(ckpt["config"], dict)
-                and {*ckpt["tasks"]} <= {*SCORE_OF} and [*map(type, ckpt["computed"].values())] == [str] * 3):
-            raise ValueError("iter_num, best, config, tasks or computed is not such as it was written")
+        if not (type(at.iter_num) is int and type(at.elapsed_s) is float and at.elapsed_s >= 0
+                and {*at.best, *ckpt["tasks"]} <= {*SCORE_OF}
+                and [*map(type, ckpt["computed"].values())] == [str] * 3):
+            raise ValueError("iter_num, elapsed_s, best, tasks or computed is not such as it was written")
         torch.set_rng_state(ckpt["random"]["cpu"])
         if torch.cuda.is_available() and "cuda" in ckpt["random"]:
             torch.cuda.set_rng_state(ckpt["random"]["cuda"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise UserError(f"{path}: {e} ({type(e).__name__}): the run cannot be resumed; restore the file, or "
                         "train anew") from None
-    state |= {"params": flatten(ckpt["model"], cfg), "it": torch.tensor([at.iter_num])}
-    return ckpt, cfg, at, state | {k: ckpt["optimizer"][k] for k in ("exp_avg", "exp_avg_sq")}
+    return ckpt, cfg, at, {"params": params, **optimizer}

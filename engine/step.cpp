@@ -455,8 +455,8 @@ static void each_tile(const float* params, const int32_t* text, int per_seed, in
 
 struct Adam { float lr, bias1, bias2, beta1, beta2, clip; };
 
-// One AdamW update of a seed by its gradient; returns whether that was finite.
-static bool adamw(float* p, float* m, float* v, const float* grad, const float* decay, Adam a) {
+// One AdamW update of a seed by its gradient.
+static void adamw(float* p, float* m, float* v, const float* grad, const float* decay, Adam a) {
     double square = 0;
     for (int i = 0; i < P_SIZE; i++) square += double(grad[i]) * grad[i];
     float norm = std::sqrt(square), scale = a.clip > 0 ? std::fmin(a.clip / (norm + 1e-6f), 1.0f) : 1.0f;
@@ -466,7 +466,6 @@ static bool adamw(float* p, float* m, float* v, const float* grad, const float* 
         v[i] += (1 - a.beta2) * (g * g - v[i]);
         p[i] = p[i] * (1 - a.lr * decay[i]) - a.lr / a.bias1 * m[i] / (std::sqrt(v[i]) / a.bias2 + 1e-8f);
     }
-    return std::isfinite(square);
 }
 
 extern "C" {
@@ -477,16 +476,16 @@ int64_t scratch_size(int seeds, int windows, int threads) {
     return threads * sizeof(Tile) + sizeof(float) * seeds * (1 + tiles) * W_SIZE;
 }
 
-// `iterations` updates from iteration *it on, in place: params, exp_avg, exp_avg_sq (seeds, P), first_bad (seeds).
+// `iterations` updates, in place, of params, exp_avg and exp_avg_sq (seeds, P).
 // batches (iterations, seeds, batch) are offsets in `text`; rates (iterations, 3) hold learning rate and bias
 // corrections; decay (P).
-void train(float* params, float* exp_avg, float* exp_avg_sq, int64_t* it, int64_t* first_bad, const int32_t* text,
-           int length, const int32_t* batches, const float* rates, const float* decay, int seeds, int batch,
-           float beta1, float beta2, float clip, int iterations, int threads, void* scratch) {
+void train(float* params, float* exp_avg, float* exp_avg_sq, const int32_t* text, int length,
+           const int32_t* batches, const float* rates, const float* decay, int seeds, int batch, float beta1,
+           float beta2, float clip, int iterations, int threads, void* scratch) {
     int most = (batch + TILE - 1) / TILE;
     Tile* tiles = (Tile*)scratch;
     float *folded = (float*)(tiles + threads), *grads = folded + int64_t(seeds) * W_SIZE;
-    const int64_t windows = int64_t(seeds) * batch, first = *it, end = first + iterations;
+    const int64_t windows = int64_t(seeds) * batch;
     std::vector<int32_t> offsets(windows), counts(windows), found(seeds);
     std::atomic<int> next_seed{0}, next_tile{0};
     Barrier barrier{threads};
@@ -494,27 +493,26 @@ void train(float* params, float* exp_avg, float* exp_avg_sq, int64_t* it, int64_
         Tile& tile = tiles[thread];
         std::vector<int32_t> slots(length, -1);
         std::vector<float> grad(P_SIZE);
-        for (int64_t now = first; now <= end; now++) {
+        for (int now = 0; now <= iterations; now++) {
             for (int s; (s = next_seed++) < seeds;) {
                 float* p = params + int64_t(s) * P_SIZE;
-                if (now > first) {  // the gradient of the iteration before is there
+                if (now > 0) {  // the gradient of the iteration before is there
                     float* g = grads + int64_t(s) * most * W_SIZE;
                     for (int k = 1; k * TILE < found[s]; k++)
                         for (int i = 0; i < W_SIZE; i++) g[i] += g[int64_t(k) * W_SIZE + i];
                     unfold(p, g, grad.data());
-                    const float* rate = rates + 3 * (now - 1 - first);
-                    bool good = adamw(p, exp_avg + int64_t(s) * P_SIZE, exp_avg_sq + int64_t(s) * P_SIZE,
-                                      grad.data(), decay, {rate[0], rate[1], rate[2], beta1, beta2, clip});
-                    if (!good && first_bad[s] < 0) first_bad[s] = now - 1;
+                    const float* rate = rates + 3 * (now - 1);
+                    adamw(p, exp_avg + int64_t(s) * P_SIZE, exp_avg_sq + int64_t(s) * P_SIZE, grad.data(), decay,
+                          {rate[0], rate[1], rate[2], beta1, beta2, clip});
                 }
-                if (now == end) continue;
+                if (now == iterations) continue;
                 fold(p, folded + int64_t(s) * W_SIZE);
                 int64_t at = int64_t(s) * batch;
-                found[s] = distinct(batches + ((now - first) * seeds + s) * batch, batch, &offsets[at],
+                found[s] = distinct(batches + (int64_t(now) * seeds + s) * batch, batch, &offsets[at],
                                     &counts[at], slots);
             }
             barrier.wait([&] { next_tile = 0; });
-            if (now == end) break;
+            if (now == iterations) break;
             for (int i; (i = next_tile++) < seeds * most;) {
                 int s = i / most, k = i % most, n = found[s] - k * TILE;
                 if (n <= 0) continue;
@@ -527,7 +525,6 @@ void train(float* params, float* exp_avg, float* exp_avg_sq, int64_t* it, int64_
             barrier.wait([&] { next_seed = 0; });
         }
     });
-    *it = end;
 }
 
 // The mean loss (seeds, n) of each window of `text` at offsets 0 .. n - 1.
