@@ -200,10 +200,12 @@ def checked(ckpt: object, vocab: str | None) -> tuple[dict, GPTConfig]:
     Raises one of the errors that `load_checkpoint` puts into words, for whatever is not as it should be.
     """
     ckpt = ckpt if "seeds" in ckpt else from_nanogpt(ckpt)
-    model, args, seeds = ckpt["model"], ckpt["model_args"], ckpt["seeds"]
-    cfg = GPTConfig(**{name: check(name, args[name], MODEL_ARGS[name], "its model_args") for name in args})
+    model, args, seeds = ckpt["model"], dict(ckpt["model_args"]), ckpt["seeds"]
+    cfg = GPTConfig(**{name: check(name, args[name], MODEL_ARGS[name], "its model_args")
+                       for name in args | MODEL_ARGS})  # neither more nor less
     iters = ckpt["iter_num"] if isinstance(ckpt["iter_num"], list) else [ckpt["iter_num"]] * len(seeds)
-    if not (0 < len(seeds) == len(set(seeds)) == len(iters) and {type(i) for i in [*seeds, *iters]} == {int}):
+    if not (0 < len(seeds) == len(set(seeds)) == len(iters) and {type(i) for i in [*seeds, *iters]} == {int}
+            and min(*seeds, *iters) >= 0):
         raise ValueError("its seeds are not distinct whole numbers, each with its iter_num")
     meant = {name: (len(seeds), *shape) for name, shape in shapes(cfg).items()}
     meant["lm_head.weight"] = meant["transformer.wte.weight"]

@@ -213,7 +213,7 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
     `about` is what every checkpoint holds. Returns the signal that ended it, or 0.
     """
     folder, seeds, began = Path(c["out_dir"]), about["seeds"], time.monotonic()
-    saved, before, first, burst = began, began - at.elapsed_s, at.iter_num, 1
+    saved, before, first, burst = -math.inf, began - at.elapsed_s, at.iter_num, 1  # saves before all else
     batches = Batches(seeds, len(dataset.train) - c["block_size"], c["batch_size"], c["max_iters"],
                       pinned if c["device"] == "cuda" else np.empty)
     with tqdm(total=c["max_iters"], initial=first, unit="it", dynamic_ncols=True,

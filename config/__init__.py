@@ -227,7 +227,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             out.flush()
         except KeyboardInterrupt:
             code = 130
-        except (UserError, OSError) as e:
+        except (UserError, OSError, MemoryError) as e:
             print("error: " + " ".join(str(e).split()), file=err)
             code = 2
     sys.exit(code)

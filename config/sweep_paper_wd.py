@@ -1,4 +1,4 @@
-"""All regularised runs of the paper, with the seeds of results/; then: python plot_all_models.py --root_dir=paper --wd"""
+"""All regularised runs of the paper; then: python plot_all_models.py --root_dir=paper --wd"""
 out_dir = "paper"
 draw = "nothing"
 

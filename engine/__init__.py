@@ -86,16 +86,15 @@ def resolve(c: dict) -> dict:
         dtype = "bfloat16" if device == "cuda" and c["n_layer"] > 1 else "float32"
     if device == "cpu" and dtype == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
         print("warning: this processor has no bfloat16 instructions: float32 would be many times faster")
-    can_fuse = device == "cpu" and dtype == "float32" and c["dropout"] == 0
-    step = "fused" if can_fuse else "compiled"
     if device == "cuda":
-        lacking = lacks_for_compiling()
-    else:
-        lacking = "" if fused.compiler() and device != "mps" else "a C++ compiler; install g++ or clang++"
+        step, lacking = "compiled", lacks_for_compiling()
+    elif device == "cpu" and dtype == "float32" and c["dropout"] == 0:
+        step, lacking = "fused", "" if fused.compiler() else "a C++ compiler; install g++ or clang++"
+    else:  # torch.compile gains nothing there
+        step, lacking = "eager", "what to compile: on a CPU it is float32 without dropout"
     if c["compile"] is True and lacking:
         raise UserError(f"--compile=True lacks {lacking}, or leave --compile=auto")
-    # on a CPU torch.compile takes a minute and gains nothing
-    worth = c["max_iters"] >= COMPILE_FROM[step] and (can_fuse or device == "cuda")
+    worth = c["max_iters"] >= COMPILE_FROM.get(step, math.inf)
     if c["compile"] == "auto" and worth and lacking:
         print(f"training without compilation, which is slower by far: it lacks {lacking}")
     compiled = c["compile"] is True or (c["compile"] == "auto" and worth and not lacking)

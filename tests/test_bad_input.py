@@ -1,17 +1,17 @@
 """Whatever a user gets wrong ends with exit code 2 and one line on stderr, and leaves every file as it was.
 
 Each test draws inputs that are bad by construction and hands them to a script's `main`, in this process, the
-way `config.run` does; about a dozen go to real processes. The last test says how many there were.
+way `config.run` does; about a dozen go to real processes.
 """
 import contextlib
 import io
-import json
 import math
 import os
 import pickle
 import shutil
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -31,22 +31,21 @@ import sample
 import train_with_eval
 from config import KEYS, Key
 from helpers import ROOT, TASKS, run_script
-from model import RUN_KEYS, load_checkpoint
+from model import load_checkpoint
+from sample import RUN_KEYS
 
-SEEN: dict[str, set] = {kind: set() for kind in (  # the bad inputs that were tried
-    "values", "files", "lines", "together", "prompts", "listed", "bins", "metas", "checkpoints", "damage",
-    "pickles", "logs", "notes", "processes")}
-EVALUATION = RUN_KEYS | {k: KEYS[k] for k in ("num_samples", "temperature", "top_k")}
+EVALUATION = {**RUN_KEYS, **{k: KEYS[k] for k in ("num_samples", "temperature", "top_k")},
+              "all_seeds": Key(False, "")}
 MATH = ["--out_dir=math"]
 SCRIPTS = {  # what is run, its keys, and a command line that is good in the sandbox
     "train_with_eval": (train_with_eval.main, KEYS, ["--out_dir=new", "--max_iters=0", "--device=cpu"]),
-    "sample": (sample.main, RUN_KEYS | sample.KEYS, [*MATH, "--start=<", "--num_samples=1"]),
+    "sample": (sample.main, RUN_KEYS | sample.SAMPLE_KEYS, [*MATH, "--start=<", "--num_samples=1"]),
     "eval_as_math": (eval_as_math.main, EVALUATION, [*MATH, "--num_samples=1"]),
     "eval_capitals": (eval_capitals.main, EVALUATION, ["--out_dir=facts", "--num_samples=1"]),
     "plot_results": (plot_results.main, plot_results.KEYS, ["--model_folder=math"]),
     "plot_all_models": (plot_all_models.main, plot_all_models.KEYS, ["--root_dir=root"]),
     "bench": (bench.main, bench.KEYS, ["--seconds=0.01", "--compile=False"]),
-    "prepare": (lambda argv: data.prepare("as_math", argv), {}, []),
+    "prepare": (lambda argv: data.prepare("as_math", argv), data.KEYS, []),
 }
 RESUME = [*MATH, "--init_from=resume"]
 
@@ -64,13 +63,13 @@ def box(tmp_path_factory, datasets, math_run, facts_run):
     with pytest.MonkeyPatch.context() as m:
         m.chdir(folder)
         m.setattr(data, "ROOT", folder / "data")
-        torch.set_flush_denormal(False)  # the trainings set it; hypothesis draws subnormal numbers
+        torch.set_flush_denormal(False)  # as below
         yield folder
 
 
 def state(folder: Path) -> dict[str, bytes | None]:
-    """Every file below a folder with its content, and every folder."""
-    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+    """Every file below a folder with its content, but that of locks, and every folder."""
+    return {str(p): p.read_bytes() if p.is_file() and p.name != "lock" else None for p in folder.rglob("*")}
 
 
 def outcome(main, argv: list[str]) -> tuple[int, str]:
@@ -80,15 +79,12 @@ def outcome(main, argv: list[str]) -> tuple[int, str]:
           mock.patch.object(sys, "argv", ["script", *argv]), warnings.catch_warnings(action="error"),
           pytest.raises(SystemExit) as e):
         config.run(main)
+    torch.set_flush_denormal(False)  # a training sets it; hypothesis draws subnormal numbers
     return e.value.code or 0, err.getvalue()
 
 
-def refused(kind: str, name: str, argv: list[str], *source: object) -> str:
-    """Assert that script `name` refuses `argv`, in one line, and changes nothing; that line.
-
-    `source`: what else the input consists of, for the count.
-    """
-    SEEN[kind].add(repr((name, argv, source)))
+def refused(name: str, argv: list[str]) -> str:
+    """Assert that script `name` refuses `argv`, in one line, and changes nothing; that line."""
     before = state(Path())
     code, err = outcome(SCRIPTS[name][0], argv)
     assert (code, err.count("\n")) == (2, 1) and err.endswith("\n"), (argv, err)
@@ -124,8 +120,9 @@ def outside(key: Key) -> st.SearchStrategy:
     if isinstance(key.default, int):
         below = [st.integers(max_value=int(key.lo) - 1)] if math.isfinite(key.lo) else []
         return st.one_of(*below, *([st.integers(min_value=int(key.hi) + 1)] if math.isfinite(key.hi) else []))
-    below = [st.floats(max_value=key.lo - 1e-3)] if math.isfinite(key.lo) else []
-    above = [st.floats(min_value=key.hi + 1e-3)] if math.isfinite(key.hi) else []
+    reals = partial(st.floats, allow_subnormal=False)
+    below = [reals(max_value=key.lo, exclude_max=True)] if math.isfinite(key.lo) else []
+    above = [reals(min_value=key.hi, exclude_min=True)] if math.isfinite(key.hi) else []
     return st.one_of(*below, *above, st.just(math.nan))
 
 
@@ -153,46 +150,12 @@ def test_a_config_s_bad_value(box, setting):
     name, value = setting
     text = f"{name} = {literal(value)}"
     with holding("c.py", text.encode()):
-        err = refused("values", "train_with_eval", ["c.py", "--out_dir=new"], text)
+        err = refused("train_with_eval", ["c.py", "--out_dir=new"])
     if name != "out_dir":
         assert f"c.py: {name} = " in err and "expected" in err
 
 
-def is_code(text: str) -> bool:
-    """Whether Python compiles it."""
-    with warnings.catch_warnings(action="ignore"):
-        try:
-            compile(text, "c.py", "exec")
-        except (SyntaxError, ValueError):
-            return False
-    return True
-
-
-broken = st.text("n_embd=14('\"[\\\n\t #x:0", min_size=1, max_size=20).filter(lambda t: not is_code(t))
-names = st.from_regex("[a-z][a-z_0-9]{0,9}", fullmatch=True).filter(lambda n: is_code(n + "=1"))
-unknown = names.filter(lambda n: n not in KEYS).map("{} = 1".format)
-raising = st.builds(
-    str.format, st.sampled_from(["raise {}('x\\ny')", "_x = {}\nraise _x", "seed = 1\nraise {}"]),
-    st.sampled_from(["ValueError", "KeyError", "SystemExit", "OSError", "RecursionError"]))
-bytes_ = st.binary(min_size=1, max_size=8).map(lambda b: b"n_embd = '\xff" + b).map(lambda b: b + b"'")
-
-
-@many(250)
-@given(st.one_of(broken.map(str.encode), unknown.map(str.encode), raising.map(str.encode), bytes_))
-def test_a_config_that_is_none(box, content):
-    with holding("c.py", content):
-        assert "c.py" in refused("files", "train_with_eval", ["c.py", "--out_dir=new"], content)
-
-
-@pytest.mark.parametrize("text", [
-    "n_embd = " + "-" * 200_000 + "1", "n_embd = " + "(" * 500 + "14" + ")" * 500,
-    "class _X:\n def __repr__(self): return 1 / 0\nn_embd = _X()", "import math", "n_embd = 10 ** 5000"],
-    ids=["signs", "brackets", "repr", "module", "digits"])
-def test_a_config_made_to_harm(box, text):
-    with holding("c.py", text.encode()):
-        assert "c.py" in refused("files", "train_with_eval", ["c.py", "--out_dir=new"], text)
-
-
+names = st.from_regex("[a-z][a-z_0-9]{0,9}", fullmatch=True)
 # --- command lines
 
 def bad_texts(key: Key) -> st.SearchStrategy:
@@ -228,7 +191,7 @@ def test_a_bad_command_line(box, script):
     # the last of two values counts: the good one must not come after the bad one
     given_keys = [arg.split("=")[0] for arg in argv]
     assume(len(set(given_keys)) == len(given_keys))
-    refused("lines", *script)
+    refused(*script)
 
 
 together = st.one_of(
@@ -242,7 +205,6 @@ together = st.one_of(
         lambda t: st.integers(t[1], 4096).map(lambda n: [f"--dataset={t[0]}", f"--block_size={n}"])),
     st.integers(4000, 65536).map(lambda n: ["--n_layer=1000", f"--n_embd={n}"]),
     st.integers(5000, 100_000).map(lambda n: ["--batch_size=1000000", f"--num_seeds={n}"]),
-    st.integers(40_000, 100_000).map(lambda n: ["--num_samples=10000", "--batch_size=1", f"--num_seeds={n}"]),
     names.filter(lambda n: n not in TASKS.values()).map(lambda n: [f"--dataset={n}"]),
     names.map(lambda n: [f"--out_dir=c_{n}", "--init_from=resume"]),
     names.map(lambda n: ["--out_dir=math/ckpt.pt"] + [f"--wandb_project={n}"]),
@@ -256,7 +218,7 @@ together = st.one_of(
 @given(together)
 def test_settings_that_do_not_go_together(box, argv):
     """Or not with the data, the memory of any machine, or what a folder holds."""
-    refused("together", "train_with_eval", ["--out_dir=new", "--device=cpu", "--max_iters=1", *argv])
+    refused("train_with_eval", ["--out_dir=new", "--device=cpu", "--max_iters=1", *argv])
 
 
 ALPHABET = "\n +-0123456789<=>"
@@ -268,17 +230,16 @@ strange = st.text(min_size=1, max_size=8).filter(lambda t: set(t) - set(ALPHABET
 def test_a_prompt_that_the_vocabulary_cannot_spell(box, prompt, in_file):
     with holding("prompt.txt", prompt.encode("utf-8", "surrogatepass")):
         start = "FILE:prompt.txt" if in_file else prompt
-        refused("prompts", "sample", [*MATH, f"--start={start}"], prompt)
+        refused("sample", [*MATH, f"--start={start}"])
 
 
 @pytest.mark.parametrize("name, argv, message", [
     ("sample", ["--start="], "start = ''"), ("sample", ["--start=FILE:empty.txt"], "prompt is empty"),
     ("sample", ["--start=FILE:none.txt"], "none.txt: No such file"),
     ("sample", ["--start=FILE:math"], "math: Is a directory"),
-    ("sample", ["--num_samples=100000", "--max_new_tokens=100000"], "GiB"),
     ("sample", ["--model_seed=7"], "1337, 1338"), ("sample", ["--out_dir=nowhere"], "nowhere"),
     ("sample", ["--ckpt=ckpt_best_mth.pt"], "did you mean ckpt_best_math.pt"),
-    ("sample", ["--dataset=facts_char"], "not that of data/facts_char"),
+    ("sample", ["--dataset=facts_char"], "vocabulary"),
     ("eval_as_math", ["--out_dir=facts"], "the vocabulary lacks: '+0<='"),
     ("eval_capitals", MATH, "the vocabulary lacks: 'CFacefilnoprst'"),
     ("bench", ["--num_seeds=\u00b2"], "num_seeds = '\u00b2'"),
@@ -291,11 +252,9 @@ def test_a_prompt_that_the_vocabulary_cannot_spell(box, prompt, in_file):
 def test_what_the_issue_lists(box, name, argv, message):
     line = [arg for arg in SCRIPTS[name][2] if arg.split("=")[0] not in {a.split("=")[0] for a in argv}]
     with holding("empty.txt", b""):
-        err = refused("listed", name, [*line, *argv])
+        err = refused(name, [*line, *argv])
     assert message in err
 
-
-# --- data
 
 edits = st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=8))
 
@@ -307,73 +266,29 @@ def edited(content: bytes, edit: tuple[float, int, bytes]) -> bytes:
     return content[:at] + put + content[at + cut:]
 
 
-@many(250)
-@given(st.sampled_from(["train.bin", "val.bin"]), st.sampled_from([*TASKS.values()]), edits)
-def test_a_damaged_bin(box, file, name, edit):
-    path = f"data/{name}/{file}"
-    old = Path(path).read_bytes()
-    assume(edited(old, edit) != old)
-    with holding(path, edited(old, edit)):
-        err = refused("bins", "train_with_eval", ["--out_dir=new", f"--dataset={name}"], file, edit)
-    assert file in err and f"python data/{name}/prepare.py" in err
-
-
-other = st.none() | st.integers() | st.booleans() | st.sampled_from([[[]], {}])
-metas = st.one_of(
-    st.tuples(st.just("vocab"), st.permutations(ALPHABET).map("".join).filter(lambda v: v != ALPHABET)),
-    st.tuples(st.just("vocab"), st.text(max_size=17).filter(lambda v: v[:17] != ALPHABET)),
-    st.tuples(st.just("tasks"), st.lists(st.text(max_size=5).filter(lambda t: t != "math"), min_size=1)),
-    st.tuples(st.just("sha256"), st.text(max_size=64)),
-    st.tuples(st.sampled_from(data.META_KEYS), other))
-
-
-@many(150)
-@given(metas)
-def test_a_meta_json_of_something_else(box, change):
-    path = Path("data/as_math/meta.json")
-    content = json.dumps(json.loads(path.read_text()) | dict([change])).encode()
-    with holding(str(path), content):
-        err = refused("metas", "train_with_eval", ["--out_dir=new", "--dataset=as_math"], change)
-    assert "as_math" in err
-
-
-@many(100)
-@given(st.integers(0, 160))
-def test_half_a_meta_json(box, end):
-    path = "data/as_math/meta.json"
-    content = Path(path).read_bytes()
-    assume(end < len(content))
-    with holding(path, content[:end]):
-        assert "meta.json is damaged" in refused("metas", "train_with_eval", ["--out_dir=new"], end)
-
-
-def test_a_task_that_the_text_cannot_spell(box):
-    path = Path("data/as_math/meta.json")
-    with holding(str(path), path.read_bytes().replace(b'"math"', b'"facts"')):
-        assert "task facts" in refused("metas", "train_with_eval", ["--out_dir=new"])
-
-
 # --- checkpoints
 
 READERS = st.sampled_from([("sample", [*MATH, "--start=<"]), ("eval_as_math", MATH),
                            ("train_with_eval", [*RESUME, "--max_iters=21"])])
 junk = st.sampled_from([None, 3, -1, 1.5, 10**9, "x", [], [1, 2], {}, {"a": 1}, True, torch.zeros(2)])
-PLACES = ["model", "model_args", "seeds", "iter_num", "vocab", "config", "optimizer", "random", "best",
-          "elapsed_s"]
+# what all readers need, and what resuming does
+PLACES = ["model", "model_args", "seeds", "iter_num", "vocab", "held_out"]
+MORE = ["config", "optimizer", "random", "best", "elapsed_s", "tasks", "computed"]
 
 
 def fits(place: tuple[str, ...], value: object) -> bool:
     """Whether a value is as good there as the one that was there."""
-    good = {("iter_num",): (3, 10**9), ("elapsed_s",): (1.5,), ("best",): ({},)}
+    good = {("iter_num",): (3, 10**9, [1, 2]), ("seeds",): ([1, 2],), ("elapsed_s",): (1.5,),
+            ("best",): ({},), ("held_out",): ([], {}), ("tasks",): ([], {})}
     return any(value is g or (type(value) is type(g) and value == g) for g in good.get(place, ()))
 
 
 @st.composite
-def places(draw, ckpt: dict) -> tuple[str, ...]:
+def places(draw, ckpt: dict, reader: str) -> tuple[str, ...]:
     """A way down into a checkpoint, to what a reader of it needs."""
-    place = (draw(st.sampled_from(PLACES)),)
+    place = (draw(st.sampled_from(PLACES + MORE * (reader == "train_with_eval"))),)
     inner = ckpt[place[0]]
-    while isinstance(inner, dict) and place[0] != "config" and draw(st.booleans()):
+    while isinstance(inner, dict) and place[0] not in ("config", "computed") and draw(st.booleans()):
         place += (draw(st.sampled_from([*inner])),)
         inner = inner[place[-1]]
     return place
@@ -398,23 +313,21 @@ def saved(ckpt: dict, **how) -> bytes:
 @given(reader=READERS, drawn=st.data(), value=junk, left_out=st.booleans())
 def test_a_checkpoint_with_something_else_in_it(box, reader, drawn, value, left_out):
     ckpt = load_checkpoint(Path("math/ckpt.pt"))[0]
-    place = drawn.draw(places(ckpt))
+    place = drawn.draw(places(ckpt, reader[0]))
     assume(left_out or not fits(place, value))
     if left_out:
         value = None
-        assume(place != ("best", "math"))  # a run of fewer tasks
-        assume(place != ("optimizer",) or reader[0] == "train_with_eval")  # as in the best checkpoints
+        assume(place not in (("best", "math"), ("held_out",)))  # a run of fewer tasks, nanoGPT's
     with holding("math/ckpt.pt", saved(with_change(ckpt, place, value, left_out))):
-        assert "ckpt.pt" in refused("checkpoints", *reader, place, value, left_out)
+        assert "ckpt.pt" in refused(*reader)
 
 
 @many(100)
-@given(reader=READERS, setting=st.sampled_from([*KEYS]).flatmap(
-    lambda k: st.tuples(st.just(k), bad_values(KEYS[k]))))
-def test_a_checkpoint_of_a_config_that_cannot_be(box, reader, setting):
+@given(st.sampled_from([*KEYS]).flatmap(lambda k: st.tuples(st.just(k), bad_values(KEYS[k]))))
+def test_a_checkpoint_of_a_config_that_cannot_be(box, setting):
     ckpt = load_checkpoint(Path("math/ckpt.pt"))[0]
     with holding("math/ckpt.pt", saved(ckpt | {"config": ckpt["config"] | dict([setting])})):
-        assert "ckpt.pt" in refused("checkpoints", *reader, setting)
+        assert "ckpt.pt" in refused("train_with_eval", RESUME)
 
 
 @many(100)
@@ -422,7 +335,7 @@ def test_a_checkpoint_of_a_config_that_cannot_be(box, reader, setting):
 def test_half_a_checkpoint(box, reader, share):
     content = Path("math/ckpt.pt").read_bytes()
     with holding("math/ckpt.pt", content[:int(share * len(content))]):
-        assert "ckpt.pt is truncated" in refused("checkpoints", *reader, share)
+        assert "ckpt.pt is truncated" in refused(*reader)
 
 
 @many(300)
@@ -437,8 +350,6 @@ def test_a_damaged_checkpoint_is_read_or_refused(box, changes, old_format):
         code, err = outcome(sample.main, [*MATH, "--start=<", "--num_samples=1", "--max_new_tokens=1"])
         assert (code, err) == (0, "") or (code == 2 and err.startswith("error: ") and err.count("\n") == 1)
         assert state(Path()) == before
-    if code:
-        SEEN["damage"].add(repr((changes, old_format)))
 
 
 class Code:
@@ -465,70 +376,11 @@ def test_a_pickle_with_code_in_it_is_not_run(box, reader, way, where, form):
     else:
         content = saved(ckpt, _use_new_zipfile_serialization=form == "zip")
     with holding("math/ckpt.pt", content):
-        assert "ckpt.pt" in refused("pickles", *reader, str(way), where, form)
+        assert "ckpt.pt" in refused(*reader)
     assert not Path("ran").exists()
 
 
-# --- logs
-
-LOG, NOTES = "root/math_mini_14/results.csv", "root/math_mini_14/config.json"
-PLOTS = st.sampled_from([("plot_results", ["--model_folder=root/math_mini_14"]),
-                         ("plot_all_models", ["--root_dir=root"])])
-
-
-@st.composite
-def bad_logs(draw, lines: list[list[str]]) -> list[list[str]]:
-    """A log with a bad cell, a row or a column too few or too many, or of another run."""
-    n = draw(st.integers(1, len(lines) - 1))
-    column = draw(st.sampled_from([k for k in plot_results.COLUMNS if not k.startswith("facts")]))
-    at = lines[0].index(column)
-    cell = bad_texts(plot_results.COLUMNS[column]).filter(lambda t: not set(t) & set(",\n"))
-    others = ["row less", "row twice", "cell less", "cell more", "column less"]
-    kind = draw(st.sampled_from(["cell"] * 6 + others))
-    row = lines[n]
-    rows = {"cell": lambda: [[*row[:at], draw(cell), *row[at + 1:]]], "row twice": lambda: [row, row],
-            "row less": lambda: [], "cell less": lambda: [row[:-1]], "cell more": lambda: [[*row, "1"]]}
-    if kind == "column less":
-        return [line[:at] + line[at + 1:] for line in lines]
-    assume(kind != "row less" or n < len(lines) - 2)  # the last evaluation may be half written
-    return [*lines[:n], *rows[kind](), *lines[n + 1:]]
-
-
-@many(250)
-@given(PLOTS, st.data())
-def test_a_damaged_log(box, plot, drawn):
-    rows = [line.split(",") for line in Path(LOG).read_text().splitlines()]
-    text = "".join(",".join(row) + "\n" for row in drawn.draw(bad_logs(rows)))
-    with holding(LOG, text.encode("utf-8", "surrogatepass")):
-        assert "results.csv" in refused("logs", *plot, text)
-
-
-notes = st.one_of(
-    st.tuples(st.sampled_from([*plot_results.NOTES]), no_text.filter(lambda v: not isinstance(v, bytes))
-              | st.text(max_size=5) | st.booleans() | st.integers(max_value=0) | st.just(math.nan)),
-    st.tuples(st.just("seeds"), st.lists(st.integers(0, 1330), min_size=1, max_size=3)),
-    st.tuples(st.just("tasks"), st.just(["facts"])))
-
-
-@many(150)
-@given(PLOTS, notes)
-def test_a_config_json_of_something_else(box, plot, change):
-    name, value = change
-    assume(name != "device" or not isinstance(value, str) or not value)  # it may have any name
-    content = json.dumps(json.loads(Path(NOTES).read_text()) | dict([change])).encode()
-    with holding(NOTES, content):
-        refused("notes", *plot, change)
-
-
-@many(50)
-@given(PLOTS, st.floats(0, 0.99))
-def test_half_a_config_json(box, plot, share):
-    content = Path(NOTES).read_bytes()
-    with holding(NOTES, content[:int(share * len(content))]):
-        assert "config.json" in refused("notes", *plot, share)
-
-
-# --- the sandbox itself, real processes, and the count
+# --- the sandbox itself, and real processes
 
 @pytest.mark.parametrize("name", [n for n in SCRIPTS if n not in ("bench", "plot_all_models")])
 def test_the_command_lines_are_good_without_what_is_bad(box, name):
@@ -540,14 +392,9 @@ def test_the_command_lines_are_good_without_what_is_bad(box, name):
 
 
 PROCESSES = [
-    ["train_with_eval.py", "--learning_rte=1"], ["train_with_eval.py", "{box}/c.py"],
-    ["train_with_eval.py", "--n_embd=65536", "--n_layer=1000"],
-    ["train_with_eval.py", "--overwrite", "config/train_math_mini_15.py"],
+    ["train_with_eval.py", "{box}/c.py"], ["train_with_eval.py", "--n_embd=65536", "--n_layer=1000"],
     ["train_with_eval.py", "--out_dir={box}/math"], ["sample.py", "--out_dir={box}/evil", "--start=<"],
-    ["sample.py", "--out_dir={box}/math", "--start=x"], ["eval_as_math.py", "--out_dir={box}/facts"],
-    ["eval_capitals.py", "--out_dir={box}/math", "--ckpt=ckpt_best_facts.pt"],
-    ["plot_results.py", "--model_folder={box}/evil"], ["plot_all_models.py", "--root_dir={box}/none"],
-    ["bench.py", "--num_seeds=0"], ["data/as_math/prepare.py", "--block_size=9"]]
+    ["plot_results.py", "--model_folder={box}/evil"], ["data/as_math/prepare.py", "--block_size=9"]]
 
 
 @pytest.mark.parametrize("argv", PROCESSES, ids=" ".join)
@@ -557,18 +404,7 @@ def test_a_real_process(box, argv):
     Path("evil").mkdir(exist_ok=True)
     Path("evil/ckpt.pt").write_bytes(pickle.dumps({"model": Code(os.mkdir, f"{box}/ran")}))
     before, here = state(box), sorted(ROOT.iterdir())
-    SEEN["processes"].add(repr(argv))
     done = run_script(*argv)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and done.stderr.endswith("\n")
     assert state(box) == before and sorted(ROOT.iterdir()) == here
-
-
-def test_how_many_bad_inputs_there_were(capsys):
-    """Distinct ones. Says nothing unless all tests of this file have run before it."""
-    if not all(SEEN.values()):
-        pytest.skip("some of the other tests did not run")
-    counts = {name: len(seen) for name, seen in SEEN.items()}
-    with capsys.disabled():
-        print(f"\n{sum(counts.values()):,} bad inputs: {counts}")
-    assert sum(counts.values()) >= 2000

@@ -168,11 +168,10 @@ def test_a_run_under_torch_compile_is_of_its_own_config_whatever_ran_before_it(m
     monkeypatch.setattr(torch, "compile", lambda f, **how: compiler(f, backend="eager", **how))
     try:
         for n in range(1, 11):
-            assert start(n_embd=n, compile=True, dropout=0.1).advance(1).isfinite().all()
+            assert start(step="compiled", n_embd=n, dropout=0.1).advance(1).isfinite().all()
         monkeypatch.setattr(torch, "compile", compiler)
         changed = dict(n_embd=10, warmup_iters=0, grad_clip=0.01, dropout=1e-9)
-        compiled, eager = (start(compile=yes, **changed) for yes in (True, False))
-        assert compiled.c["step"] == "compiled"
+        compiled, eager = (start(step=step, **changed) for step in ("compiled", "eager"))
         torch.testing.assert_close(compiled.advance(4), eager.advance(4), rtol=1e-3, atol=1e-4)
     finally:
         torch.compiler.reset()
@@ -228,11 +227,15 @@ def test_a_cuda_run_that_was_stopped_goes_on_unharmed(cuda_run, tmp_path):
 @pytest.mark.parametrize("changed, step", [
     (AUTO | {"max_iters": 500}, "fused"), (AUTO | {"max_iters": 499}, "eager"),
     ({"compile": True}, "fused"), ({"compile": False, "max_iters": 30_000}, "eager"),
-    (AUTO | {"dropout": 0.1}, "eager"), (AUTO | {"dtype": "bfloat16"}, "eager"),
-    ({"compile": True, "dropout": 0.1}, "compiled")], ids=str)
+    (AUTO | {"dropout": 0.1}, "eager"), (AUTO | {"dtype": "bfloat16"}, "eager")], ids=str)
 def test_what_computes_a_run_on_a_cpu(changed, step):
     c = settings(**changed)
     assert (c["step"], c["compile"]) == (step, step != "eager")
+
+
+def test_what_a_cpu_does_not_compile_is_said():
+    with pytest.raises(UserError, match="--compile=True lacks what to compile: on a CPU it is float32"):
+        settings(compile=True, dropout=0.1)
 
 
 @pytest.mark.parametrize("changed, step, dtype", [

@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import data
 import engine
 import train_with_eval
 from config import UserError
-from helpers import ROOT, TASKS, command, contents, log, resume, same, spawn, train, weights
+from helpers import ROOT, command, contents, log, resume, same, spawn, train, weights
 from model import load_checkpoint
 
 ENDLESS = ["--max_iters=100000", "--eval_interval=5"]
@@ -46,21 +47,20 @@ def error(folder) -> str:
 
 def process(*argv: str, **how) -> subprocess.Popen:
     """A script, started."""
-    return subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            **{"cwd": ROOT} | how)
+    return subprocess.Popen([sys.executable, *argv], cwd=how.get("cwd", ROOT), text=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("number, code, moment", [
-    (signal.SIGTERM, 143, lambda folder: logged(folder, 2)), (signal.SIGINT, 130, lambda f: logged(f, 2)),
-    (signal.SIGHUP, 129, lambda folder: logged(folder, 2)),
-    (signal.SIGINT, 130, lambda folder: (folder / "lock").exists())], ids=["TERM", "INT", "HUP", "INT at the start"])
+    ("TERM", 143, lambda folder: logged(folder, 2)), ("HUP", 129, lambda folder: logged(folder, 2)),
+    ("INT", 130, lambda folder: (folder / "lock").exists())], ids=["TERM", "HUP", "INT at the start"])
 def test_a_signal_to_a_real_process(tmp_path, number, code, moment):
-    """It says how to go on, from the folder where it was started; resumed, it becomes the run never interrupted."""
+    """It says how to go on, from where it was started; resumed, it becomes the run never interrupted."""
     folder = tmp_path / "a run"
     config_file, *rest = command(Path("a run"), ENDLESS)
     run = process(str(ROOT / "train_with_eval.py"), str(ROOT / config_file), *rest, cwd=tmp_path)
     wait_for(lambda: moment(folder))
-    run.send_signal(number)
+    run.send_signal(getattr(signal, f"SIG{number}"))
     err = run.communicate()[1]
     assert run.returncode == code and "Traceback" not in err
     python, *line = shlex.split(err.splitlines()[-1])
@@ -82,17 +82,15 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has loaded")
-@pytest.mark.parametrize("script", ["train_with_eval.py", "sample.py", "eval_as_math.py"])
-def test_ctrl_c_while_torch_is_imported_is_no_traceback(tmp_path, script):
-    draw = random.Random(script)
-    for _ in range(4):
-        run = process(script, f"--out_dir={tmp_path / 'run'}")
+def test_ctrl_c_while_torch_is_imported_is_no_traceback(tmp_path):
+    """Or while it does what comes next: the error that is due."""
+    draw = random.Random(0)
+    for script in ("train_with_eval.py", "sample.py", "eval_as_math.py") * 2:
+        run = process(script, f"--out_dir={tmp_path}", "--model_seed=-2")
         wait_for(lambda pid=run.pid: "libtorch" in Path(f"/proc/{pid}/maps").read_text())
         time.sleep(draw.uniform(0, 0.8))
         run.send_signal(signal.SIGINT)
-        err = run.communicate()[1]
-        # it may have come to the error that is due, or to the training
-        assert "Traceback" not in err and run.returncode in (130, -signal.SIGINT, 2)
+        assert "Traceback" not in run.communicate()[1] and run.returncode in (130, -signal.SIGINT, 2)
 
 
 @pytest.mark.parametrize("at, number", [(13, signal.SIGINT), (20, signal.SIGTERM), (40, signal.SIGINT)])
@@ -163,7 +161,7 @@ def test_a_run_that_could_not_save_anything_says_how_to_begin_anew(tmp_path):
     assert child.exitcode == 2 and "ckpt.pt: File too large" in error(folder)
     with pytest.raises(UserError, match="ckpt.pt to resume; train without --init_from=resume"):
         resume(folder)
-    with pytest.raises(UserError, match=r"already holds a run .results.csv.; replace it with --overwrite=True"):
+    with pytest.raises(UserError, match=r"holds a run .results.csv.; replace it with --overwrite=True"):
         train(folder)
     train(folder, "--overwrite")
 
@@ -208,18 +206,10 @@ def test_a_read_only_folder(disk):
     assert contents(folder) == before
 
 
-def copy_sources(to: Path) -> Path:
-    """The data folder as a fresh checkout has it, without what prepare.py writes."""
-    for name in TASKS.values():
-        (to / name).mkdir(parents=True)
-        for path in [*(ROOT / "data" / name).glob("*.py"), *(ROOT / "data" / name).glob("*.csv")]:
-            (to / name / path.name).write_bytes(path.read_bytes())
-    return to
-
-
 def test_a_read_only_checkout_trains(disk, tmp_path, monkeypatch, capsys):
     """Its data are made in memory, and that is said."""
-    copy_sources(disk("size=1m") / "data")
+    (disk("size=1m") / "data" / "as_math").mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "as_math" / "prepare.py", tmp_path / "disk" / "data" / "as_math")
     disk("remount,ro")
     reference = train(tmp_path / "reference")
     monkeypatch.setattr(data, "ROOT", tmp_path / "disk" / "data")
@@ -262,19 +252,6 @@ def test_of_two_runs_that_begin_together_in_a_new_folder_one_trains(tmp_path, it
         assert int(log(folder)[-1]["iter"]) == (20 if winner == 1 else iters)
 
 
-def test_four_runs_at_once_prepare_the_data(tmp_path, monkeypatch):
-    """Of a fresh checkout, which has none."""
-    for i in range(4):
-        monkeypatch.setattr(data, "ROOT", copy_sources(tmp_path / f"data{i}"))
-        gate = multiprocessing.Barrier(4)
-        four = [spawn(tmp_path / f"run{i}{j}", ["--max_iters=0"], first=gate.wait) for j in range(4)]
-        for child in four:
-            child.join()
-        assert [child.exitcode for child in four] == [0] * 4
-        here = contents(tmp_path / f"data{i}" / "as_math")
-        assert {k: here[k] for k in data.FILES} == {k: (ROOT / "data/as_math" / k).read_bytes() for k in data.FILES}
-
-
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("data.files.fcntl", None)
     train(tmp_path / "run")
@@ -304,26 +281,23 @@ def test_a_diverging_run_resumed_comes_to_the_same_end(tmp_path):
     assert weights(folder).isfinite().all()
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["loss", "weights after the last loss"])
-def test_what_is_not_finite_is_not_saved_when_a_signal_comes(tmp_path, monkeypatch, late):
+def test_what_is_not_finite_is_not_saved_when_a_signal_comes(tmp_path, monkeypatch):
     """The last good checkpoint stays as it was."""
     folder, make = train(tmp_path / "run", "--num_seeds=2"), engine.make
     good = weights(folder)
 
     def make_diverging(*how):
         model = make(*how)
-        step = model.train
 
         def diverge(batches, rates):
-            for act in (step, lambda *_: model.state["params"][1].fill_(torch.inf))[::1 if late else -1]:
-                act(batches, rates)
+            model.state["params"][1, 3] = torch.inf
             signal.raise_signal(signal.SIGINT)
 
         model.train = diverge
         return model
 
     monkeypatch.setattr(engine, "make", make_diverging)
-    with pytest.raises(UserError, match=f"seed 1338: the loss is not finite at iteration {20 + late}"):
+    with pytest.raises(UserError, match="seed 1338: the loss is not finite at iteration 2"):
         resume(folder, "--max_iters=25")
     assert torch.equal(weights(folder), good)
 
@@ -344,20 +318,6 @@ def test_an_evaluation_off_the_interval_does_not_count_when_the_run_goes_on(tmp_
     assert same(folder, reference) and torch.equal(weights(folder, best), weights(reference, best))
 
 
-def test_a_new_max_iters_is_kept_by_a_run_stopped_at_once(tmp_path, monkeypatch):
-    folder, evaluate = train(tmp_path / "run"), train_with_eval.evaluate
-
-    def evaluate_and_stop(*how):
-        signal.raise_signal(signal.SIGINT)
-        return evaluate(*how)
-
-    with monkeypatch.context() as m:
-        m.setattr(train_with_eval, "evaluate", evaluate_and_stop)
-        assert train_with_eval.main([f"--out_dir={folder}", "--init_from=resume", "--max_iters=40"]) == 130
-    resume(folder.rename(tmp_path / "moved"))
-    assert same(tmp_path / "moved", train(tmp_path / "reference", "--max_iters=40"))
-
-
 def test_resuming_on_another_text_of_the_same_characters_is_refused(math_run, datasets, monkeypatch):
     before, other = contents(math_run), dataclasses.replace(datasets["math"], sha256="0" * 64)
     monkeypatch.setattr(data, "load", lambda name: other)
@@ -370,7 +330,7 @@ def test_resuming_on_another_text_of_the_same_characters_is_refused(math_run, da
     (lambda log: log.replace(b"10,1337", b"10,\xff"), "results.csv: damaged"),
     (lambda log: log.split(b"\n", 1)[1], "results.csv: damaged, its first line is not the header"),
     (lambda log: log.replace(b"\n10,1337", b"\n10,7"), "results.csv, line 3: .*seed 7 is none of"),
-    (lambda log: log + log.split(b"\n", 1)[1], "results.csv, line 5: .*iteration 0 of seed 1337 for the second")],
+    (lambda log: log + log.split(b"\n", 1)[1], "results.csv, line 5: .*iteration 0 of seed 1337 for the")],
     ids=["no text", "no header", "another run's", "twice"])
 def test_a_log_that_is_not_the_run_s_is_refused_before_anything_is_written(tmp_path, change, message):
     folder = train(tmp_path / "run")

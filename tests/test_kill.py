@@ -1,5 +1,4 @@
 """Runs killed by SIGKILL at any moment and resumed: the result must be that of the run left alone."""
-import collections
 import random
 import signal
 import subprocess
@@ -10,22 +9,9 @@ import pytest
 import torch
 
 from helpers import ROOT, command, contents, log, same, spawn, train, weights
-from model import load_checkpoint
 
 RUNS = {"one seed": [], "two seeds, dropout": ["--num_seeds=2", "--dropout=0.1"]}
 LONG = ["--max_iters=30", "--eval_interval=3", "--overwrite"]  # the latter: of a log without a checkpoint
-
-
-def landed(folder) -> str:
-    """What a killed run was doing, as its folder tells."""
-    parts = sorted(folder.glob(".*.part"))
-    if parts:
-        return f"writing {parts[0].name.split('.')[1]}"
-    if not (folder / "ckpt.pt").exists():
-        return "before the first checkpoint"
-    if last_logged(folder) >= load_checkpoint(folder / "ckpt.pt")[0]["iter_num"]:
-        return "after an evaluation that will be made again"
-    return "elsewhere"
 
 
 def last_logged(folder) -> int:
@@ -47,27 +33,25 @@ def test_killed_at_random_moments(tmp_path, args):
     reference, began = tmp_path / "reference", time.monotonic()
     spawn(reference, [*LONG, *args]).join()
     took = time.monotonic() - began
-    draw, at, folder = random.Random(len(args)), collections.Counter(), tmp_path / "0"
-    while at.total() < 20:
+    draw, kills, folder = random.Random(len(args)), 0, tmp_path / "0"
+    while kills < 20:
         child = spawn(folder, [*LONG, *args])
         child.join(draw.uniform(0, took / 3))
         if child.exitcode is None:
             child.kill()
             child.join()
-            at[landed(folder)] += 1
+            kills += 1
         else:
             assert child.exitcode == 0 and equal(folder, reference)
-            folder = tmp_path / str(at.total())
+            folder = tmp_path / str(kills)
     child = spawn(folder, [*LONG, *args])
     child.join()
     assert child.exitcode == 0 and equal(folder, reference)
-    print(dict(at))
 
 
-@pytest.mark.parametrize("dropout", ["0", "0.1"], ids=["fused", "torch.compile"])
-def test_a_compiled_run_killed_as_it_trains(tmp_path, dropout):
+def test_a_compiled_run_killed_as_it_trains(tmp_path):
     """Two kills of a process that trains two seeds, each after it has gone on for some evaluations."""
-    args = ["--num_seeds=2", f"--dropout={dropout}", "--compile=True", "--max_iters=40", "--eval_interval=2"]
+    args = ["--num_seeds=2", "--compile=True", "--max_iters=40", "--eval_interval=2"]
     reference, folder, draw = train(tmp_path / "reference", *args), tmp_path / "run", random.Random(0)
     driver = ("import sys, torch, train_with_eval as t; torch.set_num_threads(1); t.SAVE_EVERY_S = 0; "
               "sys.exit(t.main(sys.argv[1:]))")

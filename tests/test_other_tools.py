@@ -1,23 +1,27 @@
-"""Other people's tools: nanoGPT's checkpoints both ways, wandb, and the log as a table."""
+"""What is not ours: nanoGPT's checkpoints both ways, wandb, readers of tables, shells, a user's own text."""
 import csv
+import shutil
+import subprocess
 import sys
 import types
 
 import pytest
 import torch
 
-import bench
+import data
 import eval_as_math
+import plot_results
 import sample
 import train_with_eval
 from config import UserError
-from helpers import contents, log, resume, train
+from helpers import ROOT, TINY, contents, log, resume, run_script, train
 from model import GPTConfig, load_checkpoint, save_checkpoint, shapes
+from reference import GPT
 
 ASK = ["--num_samples=3", "--max_new_tokens=4", "--start=<3+4=", "--temperature=1"]
 
 
-def nanogpt_checkpoint(gpt: bench.PlainGPT, prefix: str = "", **args) -> dict:
+def nanogpt_checkpoint(gpt: GPT, prefix: str = "", **args) -> dict:
     """What nanoGPT's train.py saves of a model; `args` are model_args besides those of its shape."""
     optimizer = torch.optim.AdamW(gpt.parameters())
     shape = {k: getattr(gpt.cfg, k) for k in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
@@ -28,13 +32,13 @@ def nanogpt_checkpoint(gpt: bench.PlainGPT, prefix: str = "", **args) -> dict:
 
 
 @pytest.fixture
-def plain() -> bench.PlainGPT:
+def plain() -> GPT:
     """nanoGPT's model, of the size of the arithmetic's vocabulary, its LayerNorms and all else distinct."""
     torch.manual_seed(3)
-    gpt = bench.PlainGPT(GPTConfig(n_layer=2, n_head=2, mlp_expansion=4))
+    gpt = GPT(GPTConfig(n_layer=2, n_head=2, mlp_expansion=4))
     for weight in gpt.parameters():
         weight.data += 0.3 * torch.randn(weight.shape)
-    return gpt.eval()
+    return gpt
 
 
 @pytest.fixture
@@ -62,10 +66,9 @@ def test_a_run_s_seed_loads_into_nanogpt(math_run, name):
     ckpt, cfg = load_checkpoint(math_run / name)
     raw = torch.load(math_run / name, weights_only=True)
     for seed in range(2):
-        gpt = bench.PlainGPT(cfg)
+        gpt = GPT(cfg)
         gpt.load_state_dict({k: v[seed] for k, v in raw["model"].items()}, strict=True)
         assert set(gpt.state_dict()) == {*shapes(cfg), "lm_head.weight"}
-        assert gpt.lm_head.weight is gpt.transformer.wte.weight
         assert torch.equal(gpt.lm_head.weight, ckpt["model"]["transformer.wte.weight"][seed])
 
 
@@ -105,17 +108,17 @@ BIAS = "transformer.h.0.attn.c_attn.bias"
 DATASET = "--dataset=as_math"
 REFUSED = {
     "no dataset": ({}, "--temperature=1", "holds no vocabulary.*--dataset=as_math"),
-    "another dataset": ({}, "--dataset=facts_char", "vocab_size = 17 is not that of data/facts_char"),
+    "another dataset": ({}, "--dataset=facts_char", "its vocabulary of 17 characters is another one"),
     "an unknown dataset": ({}, "--dataset=as_mth", "did you mean as_math"),
-    "a bias": ({"more": {BIAS: torch.zeros(42)}}, DATASET, f"{BIAS}: .* without biases"),
+    "a bias": ({"more": {BIAS: torch.zeros(42)}}, DATASET, f"{BIAS} not what .* a GPT without biases"),
     "bias=True": ({"bias": True}, DATASET, "bias = True will not do; expected one of False"),
     "GPT-2's vocabulary": ({"vocab_size": 50304}, DATASET, "vocab_size = 50304"),
     "another width of the MLP": ({"mlp_expansion": 2}, DATASET, "mlp.c_fc.weight, .* not what"),
     "untied": ({"more": {"lm_head.weight": torch.ones(17, 14)}}, DATASET, "not tied"),
-    "an extra weight": ({"more": {"transformer.x": torch.zeros(1)}}, DATASET, "transformer.x: not what"),
-    "heads that do not divide": ({"n_head": 3}, DATASET, "n_embd = 14 is not divisible by n_head = 3"),
+    "an extra weight": ({"more": {"transformer.x": torch.zeros(1)}}, DATASET, "transformer.x not what"),
+    "heads that do not divide": ({"n_head": 3}, DATASET, "n_head not what its model_args describe"),
     "a layer less": ({"n_layer": 3}, DATASET, "transformer.h.2"),
-    "no model": ({"without": ("model",)}, DATASET, "no dicts model"),
+    "no model": ({"without": ("model",)}, DATASET, "'model' .KeyError."),
 }
 
 
@@ -131,14 +134,6 @@ def test_nanogpt_s_checkpoint_cannot_be_resumed(written, tmp_path):
     with pytest.raises(UserError, match="ckpt.pt holds no vocabulary"):
         train_with_eval.main([argument, "--init_from=resume"])
     assert [p.name for p in tmp_path.iterdir()] == ["ckpt.pt"]
-
-
-def test_the_dataset_of_one_s_own_checkpoint_may_be_said(math_run, capsys):
-    argv = [f"--out_dir={math_run}", *ASK]
-    sample.main(argv)
-    sample.main([*argv, "--dataset=as_math"])
-    out = texts(capsys.readouterr().out)
-    assert out[:3] == out[3:]
 
 
 @pytest.fixture
@@ -168,16 +163,6 @@ def test_wandb_gets_every_evaluation(wandb, tmp_path):
         assert "elapsed_s" in values and not any("facts" in name or "iter" in name for name in values)
 
 
-def test_wandb_may_be_taken_up_or_left_on_resume(wandb, tmp_path):
-    folder = train(tmp_path / "run")
-    assert not wandb.runs
-    resume(folder, "--max_iters=30", "--wandb_log=True", "--wandb_run_name=again")
-    assert [how["name"] for how in wandb.runs] == ["again"]
-    assert wandb.logged[-1][0] == 30 and not any("/" in name for name in wandb.logged[-1][1])
-    resume(folder, "--max_iters=40", "--wandb_log=False")
-    assert len(wandb.runs) == 1 and wandb.logged[-1][0] == 30
-
-
 def test_what_wandb_refuses_is_said_before_anything_changes(wandb, tmp_path, monkeypatch):
     def init(**how):
         raise wandb.Error("No API key configured. Use `wandb login` to log in.")
@@ -200,11 +185,41 @@ def test_without_wandb_it_is_said_before_anything_is_made(monkeypatch, tmp_path,
     train(tmp_path / "run", "--max_iters=0")
 
 
-def test_the_log_is_a_table_of_numbers(both_run, math_run):
-    """For csv readers of any kind: a header, and of each row every cell a number or empty."""
-    for folder in (both_run, math_run):
-        with open(folder / "results.csv", newline="", encoding="ascii") as f:
-            header, *rows = csv.reader(f)
-        assert tuple(header) == train_with_eval.COLUMNS and rows
-        assert all(len(row) == len(header) for row in rows)
-        assert all(float(cell) >= -1 for row in rows for cell in row if cell)
+# --- shells and surroundings
+
+def test_a_run_whose_terminal_is_not_there_trains(tmp_path):
+    """Nor can it show the folder's name, where there is one."""
+    folder = tmp_path / "\u00dcbung"
+    argv = ["train_with_eval.py", f"--out_dir={folder}", *TINY, "--max_iters=0"]
+    done = subprocess.run(["bash", "-c", 'exec "$@" >&- 2>&-', "-", sys.executable, *argv], cwd=ROOT)
+    assert done.returncode == 0 and len(log(folder)) == 1
+    done = run_script(*argv, "--overwrite", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "\\xdcbung: 1,456 parameters" in done.stdout
+
+
+def test_what_the_surroundings_left_behind(math_run, tmp_path, monkeypatch):
+    """A notebook's backend for pictures, and the number of processes of a run that torchrun did not start."""
+    folder = shutil.copytree(math_run, tmp_path / "run")
+    done = run_script("plot_results.py", f"--model_folder={folder}",
+                      MPLBACKEND="module://matplotlib_inline.backend_inline")
+    assert done.returncode == 0 and done.stderr == "" and (folder / "plot.png").exists()
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert len(log(train(tmp_path / "alone", "--max_iters=0"))) == 1
+
+
+def test_a_text_without_tasks_in_a_folder_like_a_formula(tmp_path, monkeypatch, capsys):
+    """Whatever trains, every tool reads."""
+    monkeypatch.setattr(data, "ROOT", tmp_path / "data")
+    (tmp_path / "data" / "own").mkdir(parents=True)
+    (tmp_path / "data" / "own" / "prepare.py").write_text(
+        'TASKS = ()\ndef text():\n    return "Tyger, tyger, burning bright, in the forests " * 9')
+    folder = train(tmp_path / "cost$5_$x", "--dataset=own", "--num_seeds=2")
+    assert {p.name for p in folder.glob("*.pt")} == {"ckpt.pt"}
+    assert all(row["train_loss"] and not row["math_acc"] and not row["combined_acc"] for row in log(folder))
+    resume(folder, "--max_iters=30")
+    plot_results.main([f"--model_folder={folder}"])
+    assert (folder / "plot.png").stat().st_size > 10_000
+    capsys.readouterr()
+    sample.main([f"--out_dir={folder}", "--start=Tyger", "--num_samples=2", "--max_new_tokens=30"])
+    assert [len(text) for text in texts(capsys.readouterr().out)] == [35, 35]
