@@ -281,7 +281,7 @@ def draw_orders(ax: Axes, digits: list[Digits]) -> None:
     tests = "".join(f"\n{one.name}, all held-out right or not: p = {one.p:.2g}" for one in digits if one.p)
     ax.set_title("Do the digits lie in order? Every seed, and in red the mean" + tests, fontsize=10)
     ax.set(ylim=(len(names) - 0.5, -0.5),
-           xlabel="rank correlation of |i - j| and the distance of digits i and j in the embedding")
+           xlabel="rank correlation of |i - j| and the digits' distance")
     ax.grid(axis="x", color="#DDDDDD", linewidth=0.6)
 
 
