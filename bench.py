@@ -1,309 +1,351 @@
-"""Time the training of run configs, and a plain nanoGPT-style loop on the same data in the same process.
-  python bench.py config/train_math_mini_14.py --num_seeds=1,8 --baseline
+"""Time the training of run configs, and what one would write instead, on the same data in the same process:
+  python bench.py config/train_math_mini_14.py --num_seeds=1,8 --baseline=plain,jax
 
-A row for each config and number of seeds: medians after a warm-up, the full run projected from them, and how
-much of this machine's own matmul rate and copy bandwidth, measured here too, an iteration reaches.
+The baselines: `plain`, a nanoGPT-style loop, eager, batches stacked on the host, one prompt and sample at a
+time; `jax`, the same update in float32, jitted, scanned over iterations and vmapped over seeds. A row for
+each config and number of seeds; its figures are for all the seeds, which the plain loop trains in turn:
+ms_iter, ms_eval: of an iteration, of an evaluation, medians; times_faster: a baseline's ms_iter over ours
+s_start: until the engine stands, compiled, and has evaluated and updated once; s_full: a whole run, projected
+flop_share: of the rate of PyTorch's matmul here, that of an iteration's products; the C++ step may exceed it.
+  There is none of the memory's bandwidth: the C++ step keeps activations in the cache, and what torch.compile
+  fuses no formula tells
+peak_mib: the most memory that the process has had so far; for its own, time a config alone
 """
+import itertools
 import json
 import math
+import os
 import statistics
+import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
 import config
 import data
+import engine
 import train_with_eval as trainer
 from config import Key, UserError
-from log import device_name
-from model import GPTConfig, activations, shape_of, shapes
+from data.batches import Batches
+from data.files import replace_file
+from engine.pytorch import autocast
+from engine.state import fresh
+from model import GPTConfig, Params, init_weights, shape_of, shapes, unflatten
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 KEYS = {
     "num_seeds": Key("1", "numbers of seeds to time, such as 1,8,64"),
     "seconds": Key(5.0, "how long to time the iterations of each", lo=0.01, hi=600),
-    "baseline": Key(False, "time the plain loop too, and print the ratio"),
+    "baseline": Key("none", "what to compare with: plain, jax, or plain,jax"),
     "json": Key("none", "write the figures to this file as well"),
-    "device": config.KEYS["device"],
-    "compile": config.KEYS["compile"],
+    **{name: config.KEYS[name] for name in ("device", "dtype", "compile")},
 }
+BASELINE = Key("none", "", choices=("none", "plain", "jax"))
 
 
-class PlainAttention(nn.Module):
-    """nanoGPT's causal self-attention."""
+def plain_logits(p: Params, ids: torch.Tensor, cfg: GPTConfig, dropout: float) -> torch.Tensor:
+    """nanoGPT's forward pass of one seed: token ids (B, T) -> logits (B, T, vocab_size)."""
 
-    def __init__(self, cfg: GPTConfig):
-        super().__init__()
-        self.n_head, self.dropout = cfg.n_head, cfg.dropout
-        self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)
-        self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+    def norm(x, name):
+        return F.layer_norm(x, (cfg.n_embd,), p[name + ".weight"])
 
-    def forward(self, x):
-        B, T, C = x.shape
-        q, k, v = (y.view(B, T, self.n_head, -1).transpose(1, 2) for y in self.c_attn(x).split(C, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout * self.training)
-        return F.dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)), self.dropout, self.training)
-
-
-class PlainMLP(nn.Module):
-    """nanoGPT's MLP."""
-
-    def __init__(self, cfg: GPTConfig):
-        super().__init__()
-        self.dropout = cfg.dropout
-        self.c_fc = nn.Linear(cfg.n_embd, cfg.mlp_expansion * cfg.n_embd, bias=False)
-        self.c_proj = nn.Linear(cfg.mlp_expansion * cfg.n_embd, cfg.n_embd, bias=False)
-
-    def forward(self, x):
-        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
-
-
-class PlainBlock(nn.Module):
-    """nanoGPT's block."""
-
-    def __init__(self, cfg: GPTConfig):
-        super().__init__()
-        self.ln_1, self.ln_2 = (nn.LayerNorm(cfg.n_embd, bias=False) for _ in range(2))
-        self.attn, self.mlp = PlainAttention(cfg), PlainMLP(cfg)
-
-    def forward(self, x):
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
-
-
-class PlainGPT(nn.Module):
-    """The model as nanoGPT writes it, one seed: token ids (B, T) -> logits (B, T, vocab_size)."""
-
-    def __init__(self, cfg: GPTConfig):
-        super().__init__()
-        self.cfg = cfg
-        self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(cfg.vocab_size, cfg.n_embd), "wpe": nn.Embedding(cfg.block_size, cfg.n_embd),
-            "h": nn.ModuleList(PlainBlock(cfg) for _ in range(cfg.n_layer)),
-            "ln_f": nn.LayerNorm(cfg.n_embd, bias=False)})
-        self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
-        self.transformer.wte.weight = self.lm_head.weight
-        for name, weight in self.named_parameters():
-            if weight.dim() == 2:
-                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * cfg.n_layer) if "c_proj" in name else 0.02)
-
-    def forward(self, ids):
-        t = self.transformer
-        x = t.wte(ids) + t.wpe(torch.arange(ids.shape[1], device=ids.device))
-        x = F.dropout(x, self.cfg.dropout, self.training)
-        for block in t.h:
-            x = block(x)
-        return self.lm_head(t.ln_f(x))
+    wte, wpe = p["transformer.wte.weight"], p["transformer.wpe.weight"]
+    x = F.dropout(F.embedding(ids, wte) + wpe[:ids.shape[1]], dropout)
+    for h in (f"transformer.h.{i}." for i in range(cfg.n_layer)):
+        q, k, v = (y.unflatten(2, (cfg.n_head, -1)).transpose(1, 2) for y in
+                   F.linear(norm(x, h + "ln_1"), p[h + "attn.c_attn.weight"]).chunk(3, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout).transpose(1, 2)
+        x = x + F.dropout(F.linear(y.flatten(2), p[h + "attn.c_proj.weight"]), dropout)
+        y = F.gelu(F.linear(norm(x, h + "ln_2"), p[h + "mlp.c_fc.weight"]))
+        x = x + F.dropout(F.linear(y, p[h + "mlp.c_proj.weight"]), dropout)
+    return F.linear(norm(x, "transformer.ln_f"), wte)
 
 
 class PlainLoop:
-    """The loop that the benchmark compares with: eager, a batch stacked on the host, one sample at a time."""
+    """nanoGPT's training of one seed."""
 
     def __init__(self, c: dict, dataset: data.Dataset):
-        self.c, self.dataset, self.device = c, dataset, torch.device(c["device"])
+        self.c, self.dataset, self.device, self.iter_num = c, dataset, torch.device(c["device"]), 0
         self.cfg = shape_of(c, len(dataset.vocab))
-        self.model = PlainGPT(self.cfg).to(self.device)
-        groups = [{"params": [p for p in self.model.parameters() if p.dim() == dim], "weight_decay": decay}
+        weights = unflatten(init_weights(self.cfg, [c["seed"]]), self.cfg)
+        self.p = {name: w[0].to(self.device).clone().requires_grad_() for name, w in weights.items()}
+        groups = [{"params": [w for w in self.p.values() if w.dim() == dim], "weight_decay": decay}
                   for dim, decay in ((2, c["weight_decay"]), (1, 0.0))]
-        self.optimizer = torch.optim.AdamW(groups, lr=c["learning_rate"], betas=(c["beta1"], c["beta2"]))
-        self.iter_num = 0
+        self.optimizer = torch.optim.AdamW(groups, betas=(c["beta1"], c["beta2"]),
+                                           fused=self.device.type == "cuda")
 
-    def loss(self) -> torch.Tensor:
+    def loss(self, dropout: float) -> torch.Tensor:
         """Cross-entropy of one random batch."""
         ids, T = self.dataset.train, self.c["block_size"]
         at = torch.randint(len(ids) - T, (self.c["batch_size"],))
         x, y = (torch.stack([torch.from_numpy(ids[i + k:i + k + T].astype(np.int64)) for i in at])
                 for k in (0, 1))
-        with trainer.autocast(self.device, getattr(torch, self.c["dtype"])):
-            logits = self.model(x.to(self.device))
+        with autocast(self.device, getattr(torch, self.c["dtype"])):
+            logits = plain_logits(self.p, x.to(self.device), self.cfg, dropout)
         return F.cross_entropy(logits.float().flatten(0, 1), y.to(self.device).flatten())
 
-    def advance(self) -> None:
-        """One update."""
+    def update(self) -> float:
+        """One update: the loss before."""
         for group in self.optimizer.param_groups:
             group["lr"] = trainer.learning_rate(self.iter_num, self.c)
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss().backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.c["grad_clip"])
+        loss = self.loss(self.c["dropout"])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.p.values(), self.c["grad_clip"] or math.inf)
         self.optimizer.step()
         self.iter_num += 1
+        return loss.item()
 
     @torch.no_grad()
-    def evaluate(self) -> None:
-        """Loss over 100 batches of each split; a forward pass for every prompt, sample and character."""
-        self.model.eval()
-        statistics.fmean(self.loss().item() for _ in range(200))
-        for task in self.dataset.tasks:
-            evaluator = trainer.EVALUATORS[task]
-            for prompt in evaluator.prompts():
-                for _ in range(self.c["num_samples"]):
-                    ids = torch.from_numpy(data.encode(prompt, self.dataset.vocab).astype(np.int64))[None]
-                    self.generate(ids.to(self.device), evaluator.NEW_TOKENS)
-        self.model.train()
-
-    def generate(self, ids: torch.Tensor, new: int) -> torch.Tensor:
-        """nanoGPT's generate."""
-        for _ in range(new):
-            logits = self.model(ids[:, -self.c["block_size"]:])[:, -1].float() / self.c["temperature"]
-            best, _ = logits.topk(min(self.c["top_k"], logits.shape[1]))
-            logits[logits < best[:, -1:]] = -torch.inf
-            ids = torch.cat([ids, logits.softmax(1).multinomial(1)], dim=1)
-        return ids
+    def evaluation_seconds(self) -> float:
+        """For the loss of 100 batches of each split, and a forward pass for each character of each sample."""
+        text = torch.zeros(1, self.c["block_size"], dtype=torch.long, device=self.device)
+        loss = median_seconds(lambda: self.loss(0.0).item())
+        character = median_seconds(lambda: plain_logits(self.p, text, self.cfg, 0.0)[:, -1].softmax(1)
+                                   .multinomial(1).item(), 0.2)
+        evaluators = [trainer.EVALUATORS[task] for task in self.dataset.tasks]
+        samples = self.c["num_samples"] * sum(len(e.prompts()) * e.NEW_TOKENS for e in evaluators)
+        return 200 * loss + samples * character
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def import_jax(c: dict) -> None:
+    """Make jax, jnp and optax names of this module, for a config's device and as many threads as PyTorch has.
+
+    Raises UserError if they are not installed.
+    """
+    global jax, jnp, optax
+    os.environ.setdefault("NPROC", str(torch.get_num_threads()))
+    try:
+        import jax
+        import jax.numpy as jnp
+        import optax
+        jax.config.update("jax_platforms", c["device"])
+        jax.config.update("jax_default_matmul_precision", "highest")  # float32 on a GPU too
+        jax.devices()
+    except (ImportError, RuntimeError):
+        name = "'jax[cuda13]'" if c["device"] == "cuda" else "jax"
+        raise UserError(f"--baseline=jax needs packages for {c['device']}: pip install {name} optax, "
+                        "or leave it out") from None
 
 
-def timed(call, device: torch.device, seconds: float) -> float:
-    """Median seconds of a call, for `seconds` and at least three calls."""
+class JaxLoop:
+    """The same training in JAX; but for `train`, methods are of one seed, p its parameters by name."""
+
+    def __init__(self, c: dict, dataset: data.Dataset):
+        self.cfg, self.text = shape_of(c, len(dataset.vocab)), jnp.asarray(dataset.train.astype(np.int32))
+        seeds = trainer.seeds_of(c)
+        params = unflatten(init_weights(self.cfg, seeds), self.cfg)
+        params = {name: jnp.asarray(weight.numpy()) for name, weight in params.items()}
+        rate = optax.warmup_cosine_decay_schedule(
+            c["learning_rate"] / (c["warmup_iters"] + 1), c["learning_rate"], c["warmup_iters"],
+            max(c["lr_decay_iters"], c["warmup_iters"] + 1), c["min_lr"])
+        self.optimizer = optax.chain(
+            optax.clip_by_global_norm(c["grad_clip"] or math.inf),
+            optax.adamw(rate, c["beta1"], c["beta2"], weight_decay=c["weight_decay"],
+                        mask={name: ".ln_" not in name for name in params}))
+        self.state = params, jax.vmap(self.optimizer.init)(params), jax.vmap(jax.random.key)(jnp.array(seeds))
+        self.scan = jax.jit(partial(jax.lax.scan, jax.vmap(self.update)), donate_argnums=0)
+
+    def logits(self, p: dict, ids, keys):
+        """Token ids (B, T), and a key for each dropout -> logits (B, T, vocab_size)."""
+        (B, T), keys, keep = ids.shape, iter(keys), 1 - self.cfg.dropout
+
+        def drop(x):
+            return x if keep == 1 else jnp.where(jax.random.bernoulli(next(keys), keep, x.shape), x / keep, 0)
+
+        def norm(x, name):
+            x = x - x.mean(-1, keepdims=True)
+            return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * p[name + ".weight"]
+
+        past = jnp.tril(jnp.ones((T, T), bool))
+        x = drop(p["transformer.wte.weight"][ids] + p["transformer.wpe.weight"][:T])
+        for h in (f"transformer.h.{i}." for i in range(self.cfg.n_layer)):
+            qkv = norm(x, h + "ln_1") @ p[h + "attn.c_attn.weight"].T
+            q, k, v = (y.reshape(B, T, self.cfg.n_head, -1) for y in jnp.split(qkv, 3, axis=2))
+            weight = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[3] ** -0.5
+            weight = drop(jax.nn.softmax(jnp.where(past, weight, -jnp.inf)))
+            y = jnp.einsum("bhqk,bkhd->bqhd", weight, v).reshape(B, T, -1)
+            x = x + drop(y @ p[h + "attn.c_proj.weight"].T)
+            y = jax.nn.gelu(norm(x, h + "ln_2") @ p[h + "mlp.c_fc.weight"].T, approximate=False)
+            x = x + drop(y @ p[h + "mlp.c_proj.weight"].T)
+        return norm(x, "transformer.ln_f") @ p["transformer.wte.weight"].T
+
+    def loss(self, p: dict, offsets, keys):
+        """Mean cross-entropy of the windows at `offsets` (B,)."""
+        window = self.text[offsets[:, None] + jnp.arange(self.cfg.block_size + 1)]
+        logits = self.logits(p, window[:, :-1], keys)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, window[:, 1:]).mean()
+
+    def update(self, state: tuple, offsets):
+        """One update on the windows at `offsets` (B,): (the next state, the loss before)."""
+        p, optimizer, key = state
+        key, *keys = jax.random.split(key, 3 * self.cfg.n_layer + 2)
+        loss, grad = jax.value_and_grad(self.loss)(p, offsets, keys)
+        change, optimizer = self.optimizer.update(grad, optimizer, p)
+        return (optax.apply_updates(p, change), optimizer, key), loss
+
+    def train(self, batches: np.ndarray) -> np.ndarray:
+        """n updates of every seed on `batches` (n, S, B) of offsets: the losses before each (n, S)."""
+        self.state, losses = self.scan(self.state, batches)
+        return np.asarray(losses)
+
+
+def median_seconds(call: Callable, seconds: float = 0.0) -> float:
+    """Of a call that returns when all is done, made for `seconds` and at least three times."""
     times: list[float] = []
     while sum(times) < seconds or len(times) < 3:
-        wait(device)
         start = time.perf_counter()
         call()
-        wait(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def peaks(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """This machine's rate of a large matmul in `dtype` (FLOP/s) and of a copy (bytes/s, both ways)."""
-    n = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    flops = 2 * n ** 3 / timed(lambda: a @ b, device, 1.0)
-    x = torch.empty(2 ** 26, device=device)
-    y = torch.empty_like(x)
-    return flops, 2 * 4 * x.numel() / timed(lambda: y.copy_(x), device, 1.0)
+def update_seconds(train: Callable, c: dict, dataset: data.Dataset, seconds: float) -> tuple[float, float]:
+    """Seconds of the first update, which may compile, and of a later one: the median of some in a burst, as
+    the trainer makes them. `train(it, batches)` makes those from iteration `it` on."""
+    batches = Batches(trainer.seeds_of(c), len(dataset.train) - c["block_size"], c["batch_size"], 10**9,
+                      trainer.pinned if c["device"] == "cuda" else np.empty)
+    start = time.perf_counter()
+    train(0, batches.get(0, 1))
+    first = time.perf_counter() - start
+    one = median_seconds(lambda: train(0, batches.get(0, 1)))
+    # a burst of a size that divides a block of batches
+    n = max(n for n in (1, 5, 10, 50, 250) if n == 1 or n * one < trainer.LOOK_EVERY_S)
+    train(0, batches.get(0, n))
+    begin = itertools.count(n, n)
+    return first, median_seconds(lambda: train(it := next(begin), batches.get(it, n)), seconds) / n
 
 
-def work(cfg: GPTConfig, seeds: int, batch_size: int) -> tuple[float, float]:
-    """Floating-point operations and bytes of one iteration by the book, by formula.
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of PyTorch's matmul in `dtype` on this machine, at the best of some sizes."""
+    rates = []
+    for n in (256, 512, 2048) if device.type == "cpu" else (2048, 8192):
+        a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+        rates.append(2 * n ** 3 / median_seconds(lambda a=a, b=b: (a @ b)[0, 0].item(), 0.3))
+    return max(rates)
 
-    The fused step of a CPU leaves some out (a window for the second time, the future in attention) and keeps
-    activations in the cache: its shares of the machine's peaks may exceed 100%.
 
-    FLOP: 6 a matrix weight and token (forward 2, backward 4), the one-hot embedding and the head counted as
-    the products they are, and 12 n_layer T n_embd a token for attention. Bytes: each float32 activation is
-    written and read in the forward pass, and so is its gradient in the backward pass; a parameter 8 times.
+def step_flops(cfg: GPTConfig, seeds: int, batch_size: int, offsets: int, fused: bool) -> float:
+    """Floating-point operations of the products in an iteration, batches being drawn from so many offsets.
+
+    For each token 6 a weight of a matrix (forward 2, backward 4) and 12 n_layer n_embd T for attention; the
+    embedding is a product too, 4 a weight. The `fused` step looks it up instead, attends to the past alone,
+    and computes a window once that a batch holds several times: so many distinct ones are expected.
     """
-    n, T, V = cfg.n_embd, cfg.block_size, cfg.vocab_size
-    tokens = seeds * batch_size * T
-    matrices = sum(math.prod(s) for k, s in shapes(cfg).items() if len(s) == 2 and "wpe" not in k) + V * n
-    flops = tokens * (6 * matrices + 12 * cfg.n_layer * T * n)
-    weights = seeds * sum(math.prod(s) for s in shapes(cfg).values())
-    return flops, 4 * (4 * tokens * activations(cfg) + 8 * weights)
+    n, T, table = cfg.n_embd, cfg.block_size, cfg.vocab_size * cfg.n_embd
+    matrices = table + sum(math.prod(s) for name, s in shapes(cfg).items() if ".h." in name and len(s) == 2)
+    windows = offsets * (1 - (1 - 1 / offsets) ** batch_size) if fused else batch_size
+    context, embedding = ((T + 1) / 2, 0) if fused else (T, 4 * table)
+    return seeds * windows * T * (6 * matrices + 12 * cfg.n_layer * n * context + embedding)
 
 
-def measure(c: dict, dataset: data.Dataset, seconds: float) -> dict:
+def peak_mib(device: torch.device) -> float | None:
+    """The most memory so far, of the GPU or else of this process; None on Windows, which does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def time_config(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     """Time one config, c["num_seeds"] seeds at once: the figures of a row."""
     start = time.perf_counter()
-    last = max(c["max_iters"], trainer.BLOCK)
-    run = trainer.Run(c | {"max_iters": last}, dataset)
-    built = time.perf_counter()
-    run.advance()
-    run.evaluate()
-    wait(run.device)
-    first = time.perf_counter()
-    run.advance(2 * trainer.BURST)
-
-    def burst():
-        if run.iter_num + trainer.BURST > last:  # the learning rate's schedule ends: begin it again
-            run.iter_num = 0
-            run.state["it"].zero_()
-        run.advance(trainer.BURST)
-
-    iteration = timed(burst, run.device, seconds) / trainer.BURST
-    evaluation = timed(run.evaluate, run.device, 0.0)
-    flops, moved = work(run.cfg, c["num_seeds"], c["batch_size"])
-    peak_flops, peak_bytes = peaks(run.device, run.dtype)
-    on_gpu = run.device.type == "cuda"
-    # ru_maxrss: KiB, of the whole process so far
-    memory = torch.cuda.max_memory_allocated() if on_gpu else getrusage(RUSAGE_SELF).ru_maxrss * 1024
-    return {"run": Path(c["out_dir"]).name, "seeds": c["num_seeds"], "ms_iter": 1e3 * iteration,
-            "ms_seed_iter": 1e3 * iteration / c["num_seeds"], "ms_eval": 1e3 * evaluation,
-            "s_start": built - start, "s_compile": first - built,
-            "s_full": first - start + projected(c, iteration, evaluation), "peak_mib": memory / 2 ** 20,
-            "flop_share": flops / iteration / peak_flops, "byte_share": moved / iteration / peak_bytes}
+    engine.seed_everything(c["seed"])
+    cfg, seeds = shape_of(c, len(dataset.vocab)), trainer.seeds_of(c)
+    text = torch.from_numpy(dataset.train.astype(np.int32))
+    model = engine.make(c, cfg, fresh(cfg, seeds), text)
+    evaluate = partial(trainer.evaluate, model, dataset, seeds, 0, c)
+    evaluate()
+    begin = time.perf_counter() - start
+    first, iteration = update_seconds(
+        lambda it, batches: model.train(torch.from_numpy(batches), trainer.rates(it, len(batches), c)),
+        c, dataset, seconds)
+    begin, evaluation = begin + first, median_seconds(evaluate)
+    flops = step_flops(cfg, len(seeds), c["batch_size"], len(text) - cfg.block_size, c["step"] == "fused")
+    rate = matmul_rate(model.device, getattr(torch, c["dtype"]))
+    return {"run": Path(c["out_dir"]).name, "step": c["step"], "seeds": len(seeds),
+            "ms_iter": 1e3 * iteration, "ms_seed_iter": 1e3 * iteration / len(seeds),
+            "ms_eval": 1e3 * evaluation, "s_start": begin,
+            "s_full": begin + run_seconds(c, iteration, evaluation), "peak_mib": peak_mib(model.device),
+            "flop_share": flops / iteration / rate}
 
 
-def projected(c: dict, iteration: float, evaluation: float) -> float:
-    """Seconds of all iterations and evaluations of a run."""
+def run_seconds(c: dict, iteration: float, evaluation: float) -> float:
+    """All iterations and evaluations of a run, from the seconds of one."""
     return c["max_iters"] * iteration + (c["max_iters"] // c["eval_interval"] + 1) * evaluation
 
 
-def baseline(c: dict, dataset: data.Dataset, seconds: float) -> dict:
-    """Time the plain loop on the same data, one seed."""
+def time_plain(c: dict, dataset: data.Dataset, seconds: float) -> dict:
+    """Time the plain loop with one seed: its figures, as if for all."""
     loop = PlainLoop(c, dataset)
-    for _ in range(5):
-        loop.advance()
-    iteration = timed(loop.advance, loop.device, seconds)
-    start = time.perf_counter()
-    loop.evaluate()
-    evaluation = time.perf_counter() - start
-    return {"plain_ms_iter": 1e3 * iteration, "plain_ms_eval": 1e3 * evaluation,
-            "plain_s_full": projected(c, iteration, evaluation)}
+    loop.update()
+    iteration = c["num_seeds"] * median_seconds(loop.update, seconds)
+    evaluation = c["num_seeds"] * loop.evaluation_seconds()
+    return {"ms_iter": 1e3 * iteration, "ms_eval": 1e3 * evaluation,
+            "s_full": run_seconds(c, iteration, evaluation)}
 
 
-def table(rows: list[dict]) -> str:
-    """The figures as aligned columns."""
-    def show(name, value):
-        return value if isinstance(value, str) else f"{value:.1%}" if "share" in name else f"{value:.4g}"
-    shown = [{k: show(k, v) for k, v in row.items()} for row in rows]
-    names = list(dict.fromkeys(k for row in rows for k in row))
-    widths = {k: max(len(k), *(len(row.get(k, "")) for row in shown)) for k in names}
-    lines = [{k: k for k in names}, *shown]
-    return "\n".join("  ".join(line.get(k, "").rjust(widths[k]) for k in names) for line in lines)
+def time_jax(c: dict, dataset: data.Dataset, seconds: float) -> dict:
+    """Time JAX's updates of all seeds at once: its figures."""
+    loop = JaxLoop(c, dataset)
+    first, iteration = update_seconds(lambda it, batches: loop.train(batches), c, dataset, seconds)
+    return {"s_compile": first, "ms_iter": 1e3 * iteration}
 
 
-def seed_counts(text: str) -> list[int]:
-    """The numbers in `1,8,64`. Raises UserError for anything else."""
-    key = config.KEYS["num_seeds"]
-    return [config.check("num_seeds", config.from_text(part, key), key, f"--num_seeds={text[:80]}")
+def in_columns(rows: list[dict]) -> str:
+    """The figures, a line for each row, below their names."""
+    def shown(name, value):
+        words = "" if value is None or isinstance(value, str) else ".1%" if "share" in name else ".4g"
+        return format("?" if value is None else value, words)
+
+    lines = [[*rows[0]], *([shown(*figure) for figure in row.items()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+
+
+def parts_of(name: str, text: str, key: Key) -> list:
+    """`1,8,64` as a list, each part as `key` takes it. Raises UserError, which names the option."""
+    return [config.check(name, config.from_text(part, key), key, f"--{name}={text[:80]}")
             for part in text.split(",")]
 
 
-def read_job(path: str, args: dict) -> tuple[dict, data.Dataset]:
-    """A file's config with the benchmark's own keys, and its dataset; raises UserError if it will not do."""
-    c = config.read([path], __doc__)[0] | {k: args[k] for k in ("num_seeds", "device", "compile")}
-    c = trainer.resolve(c)
-    dataset = data.load(c["dataset"])
-    trainer.check_together(c, dataset)
-    return c, dataset
-
-
 def main(argv: list[str]) -> None:
-    """Time what the command line says and print the table."""
+    """Time what the command line says and print the figures."""
     given, files = config.parse(argv, KEYS, __doc__, positional="CONFIG")
-    args = {name: key.default for name, key in KEYS.items()} | given
-    paths = files or ["config/train_math_mini_14.py"]
-    counts, out = seed_counts(args["num_seeds"]), Path(args["json"])
-    jobs = [(path, *read_job(path, args | {"num_seeds": n})) for path in paths for n in counts]
+    args, jobs, rows = {name: key.default for name, key in KEYS.items()} | given, [], []
+    own = {name: given[name] for name in ("device", "dtype", "compile") if name in given}
+    baselines = parts_of("baseline", args["baseline"], BASELINE)
+    counts, out = parts_of("num_seeds", args["num_seeds"], config.KEYS["num_seeds"]), Path(args["json"])
+    for path, n in itertools.product(files or ["config/train_math_mini_14.py"], counts):
+        c = engine.resolve(config.read([path], __doc__)[0] | own | {"num_seeds": n})
+        jobs.append((c, data.load(c["dataset"]), args["seconds"]))
+        trainer.check_together(*jobs[-1][:2])
     if not out.parent.is_dir() or out.is_dir():
         raise UserError(f"--json={out}: expected a file in a folder that exists; make it, or name another")
-    rows, plain = [], {}
-    for path, c, dataset in tqdm(jobs, unit="config"):
-        row = measure(c, dataset, args["seconds"])
-        if args["baseline"]:
-            if path not in plain:
-                plain[path] = baseline(c, dataset, args["seconds"])
-            row |= plain[path]
-            row["times_faster"] = c["num_seeds"] * row["plain_s_full"] / row["s_full"]
-        rows.append(row)
-    machine = {"device": c["device"], "name": device_name(c["device"]),
+    if "jax" in baselines:
+        import_jax(c)
+    for job in tqdm(jobs, unit="config"):
+        rows.append(time_config(*job))
+        for name in (name for name in baselines if name != "none"):
+            figures = {"plain": time_plain, "jax": time_jax}[name](*job)
+            figures["times_faster"] = figures["ms_iter"] / rows[-1]["ms_iter"]
+            rows[-1] |= {f"{name}_{figure}": value for figure, value in figures.items()}
+    machine = {"device": c["device"], "name": engine.device_name(c["device"]),
                "threads": torch.get_num_threads(), "torch": torch.__version__}
-    print(", ".join(f"{k} {v}" for k, v in machine.items()))
-    print(table(rows))
+    print(", ".join(f"{k} {v}" for k, v in machine.items()), in_columns(rows), sep="\n")
     if args["json"] != "none":
         text = json.dumps(machine | {"rows": rows}, indent=1) + "\n"
-        data.replace_file(out, lambda f: f.write(text.encode()))
+        replace_file(out, lambda f: f.write(text.encode()))
         print(f"wrote {out}")
 
 

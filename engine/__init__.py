@@ -118,7 +118,8 @@ def memory(c: dict, cfg: GPTConfig) -> int:
     else:  # for each token what every layer keeps, and what one needs for going back
         libraries, copies = 310 * 2**20, 16
         layer = (14 + 4 * m) * n + 3 * cfg.n_head * T
-        activations = windows * T * ((cfg.n_layer + 1) * layer + 8 * (n + cfg.vocab_size))
+        tokens = windows * T if c["device"] != "cpu" else min(windows * T, pytorch.SLICE // n)
+        activations = tokens * ((cfg.n_layer + 1) * layer + 8 * (n + cfg.vocab_size))
     blocks = 2 * BLOCK * windows  # of batches: the one in use, and the next
     return int(libraries + 4 * (copies * weights + activations + blocks))
 

@@ -7,6 +7,8 @@ import torch
 
 from model import GPTConfig, decayed, forward, losses, unflatten
 
+SLICE = 2**20  # on a CPU, numbers in an activation of the part of a batch that is computed at once
+
 
 def take(text: torch.Tensor, offsets: torch.Tensor, block_size: int) -> torch.Tensor:
     """The windows of `text` at `offsets` (S, B), with the character after each: (S, B, block_size + 1)."""
@@ -33,11 +35,9 @@ def adamw(state: dict[str, torch.Tensor], grad: torch.Tensor, rate: torch.Tensor
     if c["grad_clip"]:
         norm = grad.square().sum(1, keepdim=True).sqrt()
         grad = grad * (c["grad_clip"] / (norm + 1e-6)).clamp(max=1)
-    m = state["exp_avg"].lerp(grad, 1 - c["beta1"])
-    v = state["exp_avg_sq"].lerp(grad.square(), 1 - c["beta2"])
-    state["params"].copy_(state["params"] * (1 - lr * decay) - lr / bias1 * m / (v.sqrt() / bias2 + 1e-8))
-    state["exp_avg"].copy_(m)
-    state["exp_avg_sq"].copy_(v)
+    m = state["exp_avg"].lerp_(grad, 1 - c["beta1"])
+    v = state["exp_avg_sq"].lerp_(grad.square(), 1 - c["beta2"])
+    state["params"].mul_(1 - lr * decay).sub_(lr / bias1 * m / (v.sqrt() / bias2 + 1e-8))
 
 
 def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor,
@@ -47,11 +47,14 @@ def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Ten
     `state` is that of `state.fresh`; `rate` (3,): learning rate, Adam's two bias corrections; `decay` (P,):
     the weight decay of each parameter. The last two: those of this file, or the same compiled.
     """
+    S, B, length = window.shape
+    slices = -(-S * B * (length - 1) * cfg.n_embd // SLICE) if window.device.type == "cpu" else 1
     with torch.enable_grad():
         flat = state["params"].detach().requires_grad_()
-        loss = window_losses(flat, window, cfg, dtype, cfg.dropout).mean(1)
-        grad, = torch.autograd.grad(loss.sum(), flat)  # of the sum: a seed does not see the other seeds
-    adamw(state, grad, rate, decay, c)
+        for part in window.chunk(slices, dim=1):
+            loss = window_losses(flat, part, cfg, dtype, cfg.dropout)
+            (loss.sum() / B).backward()  # of the sum over seeds: a seed does not see the other seeds
+    adamw(state, flat.grad, rate, decay, c)
 
 
 def record(step, state: dict[str, torch.Tensor]):
