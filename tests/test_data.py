@@ -3,6 +3,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -93,6 +95,16 @@ def test_prepare_works_as_typed_from_anywhere_and_is_deterministic(bare, dataset
         assert (done.returncode, done.stderr) == (0, "")
         assert name in done.stdout
         assert bytes_of(bare / "data" / name) == bytes_of(ROOT / "data" / name)
+
+
+def test_preparing_at_once_is_harmless(bare, datasets):
+    """Four processes load what is not prepared, again and again, while each time it is taken away."""
+    code = ("import data\nfor _ in range(20):\n    assert len(data.load('as_math').train) == 1764\n"
+            "    for file in data.FILES: (data.ROOT / 'as_math' / file).unlink(missing_ok=True)")
+    running = [subprocess.Popen([sys.executable, "-c", code], cwd=bare, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(process.communicate()[1], process.returncode) for process in running] == [("", 0)] * 4
+    assert np.array_equal(data.load("as_math").train, datasets["math"].train)
 
 
 def test_missing_files_are_written_and_said(bare, datasets, capsys):
