@@ -46,9 +46,10 @@ def error(folder) -> str:
 
 
 def process(*argv: str, **how) -> subprocess.Popen:
-    """A script, started."""
+    """A script, started; on one thread, as the tests are: PyTorch's sums depend on their number."""
     return subprocess.Popen([sys.executable, *argv], cwd=how.get("cwd", ROOT), text=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                            env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("number, code, moment", [
