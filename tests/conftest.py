@@ -40,9 +40,3 @@ def facts_run(tmp_path_factory):
 def both_run(tmp_path_factory):
     """n14 on both, evaluated once at iteration 0."""
     return train(tmp_path_factory.mktemp("both"), "--max_iters=0", run="both_mini_14")
-
-
-@pytest.fixture(scope="session")
-def compiled_runs(tmp_path_factory):
-    """The same compiled run twice in one process."""
-    return [train(tmp_path_factory.mktemp(f"compiled{i}"), "--compile=True") for i in (1, 2)]
