@@ -36,7 +36,7 @@ from data.batches import Batches
 from data.files import replace_file
 from engine.pytorch import autocast
 from engine.state import fresh
-from model import GPTConfig, Params, init_weights, shape_of, shapes, unflatten
+from model import GPTConfig, Params, init_weights, seeds_of, shape_of, shapes, unflatten
 
 try:
     import resource
@@ -143,7 +143,7 @@ class JaxLoop:
 
     def __init__(self, c: dict, dataset: data.Dataset):
         self.cfg, self.text = shape_of(c, len(dataset.vocab)), jnp.asarray(dataset.train.astype(np.int32))
-        seeds = trainer.seeds_of(c)
+        seeds = seeds_of(c)
         params = unflatten(init_weights(self.cfg, seeds), self.cfg)
         params = {name: jnp.asarray(weight.numpy()) for name, weight in params.items()}
         rate = optax.warmup_cosine_decay_schedule(
@@ -213,8 +213,8 @@ def median_seconds(call: Callable, seconds: float = 0.0) -> float:
 def update_seconds(train: Callable, c: dict, dataset: data.Dataset, seconds: float) -> tuple[float, float]:
     """Seconds of the first update, which may compile, and of a later one: the median of some in a burst, as
     the trainer makes them. `train(it, batches)` makes those from iteration `it` on."""
-    batches = Batches(trainer.seeds_of(c), len(dataset.train) - c["block_size"], c["batch_size"], 10**9,
-                      trainer.pinned if c["device"] == "cuda" else np.empty)
+    batches = Batches(seeds_of(c), len(dataset.train) - c["block_size"], c["batch_size"], 10**9,
+                      engine.host_memory(c["device"]))
     start = time.perf_counter()
     train(0, batches.get(0, 1))
     first = time.perf_counter() - start
@@ -261,7 +261,7 @@ def time_config(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     """Time one config, c["num_seeds"] seeds at once: the figures of a row."""
     start = time.perf_counter()
     engine.seed_everything(c["seed"])
-    cfg, seeds = shape_of(c, len(dataset.vocab)), trainer.seeds_of(c)
+    cfg, seeds = shape_of(c, len(dataset.vocab)), seeds_of(c)
     text = torch.from_numpy(dataset.train.astype(np.int32))
     model = engine.make(c, cfg, fresh(cfg, seeds), text)
     evaluate = partial(trainer.evaluate, model, dataset, seeds, 0, c)

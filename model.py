@@ -46,6 +46,11 @@ def shape_of(c: dict, vocab_size: int) -> GPTConfig:
     return GPTConfig(vocab_size=vocab_size, **{name: c[name] for name in SIZES})
 
 
+def seeds_of(c: dict) -> list[int]:
+    """The seeds of a run."""
+    return [c["seed"] + i for i in range(c["num_seeds"])]
+
+
 def shapes(cfg: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of each parameter of one seed, in nanoGPT's order, the tied head left out."""
     n, m = cfg.n_embd, cfg.mlp_expansion * cfg.n_embd

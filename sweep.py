@@ -23,6 +23,7 @@ import eval_as_math
 import train_with_eval
 from data.files import replace_file
 from data.log import RunLog
+from engine.state import MAY_CHANGE
 from plot_all_models import loss_cells, mean_and_range, percent, share_of
 from plot_results import REFERENCES, Axes, Figure, accuracy, find_log, markdown_table, save_figure, wilson
 from sample import open_model
@@ -82,7 +83,7 @@ def read_log(c: dict) -> RunLog | None:
     if run := find_log(Path(c["out_dir"])):
         seeds = run.notes["seeds"]
         has = c | run.notes["config"] | {"seed": min(seeds), "num_seeds": len(seeds)}
-        for key in c.keys() - train_with_eval.MAY_CHANGE:
+        for key in c.keys() - MAY_CHANGE:
             if c[key] != has[key] and "auto" not in (c[key], has[key]):
                 raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {c[key]}; ask for "
                                 "that, remove the folder, or choose another --out_dir")

@@ -10,14 +10,13 @@ import os
 import platform
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
-from config import KEYS, UserError
+from config import KEYS, Signals, UserError
 
 # isort: split
 import numpy as np
@@ -31,14 +30,12 @@ import eval_capitals
 from data import log
 from data.batches import Batches
 from data.files import Lock
-from engine.state import Progress, check_finite, fresh, keep_best, load_latest, save_best, save_latest
-from model import count_parameters, shape_of
+from engine.state import Progress, check_finite, fresh, keep_best, resume, save_best, save_latest
+from model import count_parameters, seeds_of, shape_of
 
 EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
 RUN_FILES = ("ckpt.pt", "ckpt_best_*.pt", "results.csv", "config.json")  # without the first no run resumes
 LOOK_EVERY_S, SAVE_EVERY_S = 0.2, 30  # at the signals; between two checkpoints
-MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device", "compile",
-              "wandb_log", "wandb_project", "wandb_run_name")  # on resume
 
 
 def learning_rate(it: int, c: dict) -> float:
@@ -104,11 +101,6 @@ def plain_line(at: Progress, c: dict, done: int, seconds: float) -> str:
     return f"{at.iter_num:,} of {c['max_iters']:,}: {summary(at.rows)}{speed}"
 
 
-def seeds_of(c: dict) -> list[int]:
-    """The seeds of a run."""
-    return [c["seed"] + i for i in range(c["num_seeds"])]
-
-
 def check_together(c: dict, dataset: data.Dataset) -> None:
     """Raises UserError for settings that are good alone but not together, or not with this text or memory."""
     if c["n_embd"] % c["n_head"]:
@@ -145,29 +137,6 @@ def refuse_to_overwrite(c: dict, folder: Path) -> None:
                         "replace it with --overwrite=True, or choose another --out_dir")
 
 
-def resume(given: dict, folder: Path) -> tuple[dict, dict, Progress, dict, list[dict]]:
-    """The run in `folder`: its config, ckpt.pt, progress and state, and the rows of its log before that.
-
-    Raises UserError for a setting that differs from the run's and may not.
-    """
-    path = folder / "ckpt.pt"
-    ckpt, cfg, at, state = load_latest(path)
-    c = {name: config.check(name, ckpt["config"].get(name, key.default), key, f"{path}, config")
-         for name, key in KEYS.items()}
-    for name, value in given.items():
-        if value != c[name] and value != "auto" and name not in MAY_CHANGE:
-            raise UserError(f"{name} = {value} differs from the run's {c[name]}, which resuming cannot "
-                            "change; leave it out, or start a new run")
-    if (shape_of(c, cfg.vocab_size), seeds_of(c)) != (cfg, ckpt["seeds"]):
-        raise UserError(f"{path}: its config is not that of its model; restore the file, or train anew")
-    c |= {name: given[name] for name in MAY_CHANGE if name in given} | {"out_dir": str(folder)}
-    if c["max_iters"] < at.iter_num:
-        raise UserError(f"max_iters = {c['max_iters']} is below the {at.iter_num} that the run has done")
-    logged = folder / "results.csv"
-    rows = log.read_rows(logged, ckpt["seeds"], ckpt["tasks"]) if logged.exists() else []
-    return c, ckpt, at, state, [row for row in rows if row["iter"] < at.iter_num]
-
-
 def git_commit() -> str | None:
     """The repository's commit, with '-dirty' if its files differ from it; None outside git."""
     if shutil.which("git") is None:
@@ -188,24 +157,6 @@ def notes(c: dict, dataset: data.Dataset) -> dict:
             "versions": versions, "git_commit": git_commit()}
 
 
-class Signals:
-    """SIGINT, SIGTERM and SIGHUP as a number to look at between updates; a second one acts at once."""
-
-    def __enter__(self):
-        self.caught, numbers = 0, {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-        self.before = {n: signal.signal(n, self.catch) for n in numbers
-                       if signal.getsignal(n) != signal.SIG_IGN}  # as SIGHUP is under nohup
-        return self
-
-    def catch(self, number, frame):
-        self.caught = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
 def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, about: dict, signals: Signals
          ) -> int:
     """The training loop: evaluate, log and save at every eval_interval, update in between.
@@ -215,7 +166,7 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
     folder, seeds, began = Path(c["out_dir"]), about["seeds"], time.monotonic()
     saved, before, first, burst = -math.inf, began - at.elapsed_s, at.iter_num, 1  # saves before all else
     batches = Batches(seeds, len(dataset.train) - c["block_size"], c["batch_size"], c["max_iters"],
-                      pinned if c["device"] == "cuda" else np.empty)
+                      engine.host_memory(c["device"]))
     with tqdm(total=c["max_iters"], initial=first, unit="it", dynamic_ncols=True,
               disable=not sys.stderr.isatty()) as bar:
         while True:
@@ -246,11 +197,6 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
             at.iter_num += len(batch)
             bar.update(len(batch))
             burst = max(1, min(2 * burst, int(len(batch) * LOOK_EVERY_S / (time.monotonic() - start))))
-
-
-def pinned(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """Memory, for int32 numbers, from which a GPU copies without anybody's waiting."""
-    return torch.empty(shape, dtype=torch.int32, pin_memory=True).numpy()
 
 
 def train(c: dict, given: dict) -> int:

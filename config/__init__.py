@@ -212,6 +212,24 @@ class Stream:
                 raise
 
 
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP as a number to look at between updates; a second one acts at once."""
+
+    def __enter__(self):
+        self.caught, numbers = 0, {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        self.before = {n: signal.signal(n, self.catch) for n in numbers
+                       if signal.getsignal(n) != signal.SIG_IGN}  # as SIGHUP is under nohup
+        return self
+
+    def catch(self, number, frame):
+        self.caught = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Run a script's `main(argv)`; a UserError, or a disk's, becomes one line on stderr and exit code 2.
 

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import sysconfig
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -105,6 +106,14 @@ def make(c: dict, cfg: GPTConfig, state: dict[str, torch.Tensor], text: torch.Te
     """The engine of a config that `resolve` has decided, to train `state` on `text`, int32 token ids."""
     kind = fused.Fused if c["step"] == "fused" else pytorch.PyTorch
     return kind(c, cfg, state, text)
+
+
+def host_memory(device: str) -> Callable:
+    """Makes an int32 array on the host, as np.empty does, from which `device` copies while nobody waits."""
+    def pinned(shape: tuple[int, ...], dtype) -> np.ndarray:
+        return torch.empty(shape, dtype=torch.int32, pin_memory=True).numpy()
+
+    return pinned if device == "cuda" else np.empty
 
 
 def memory(c: dict, cfg: GPTConfig) -> int:

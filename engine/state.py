@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import UserError
-from model import GPTConfig, checkpoint, flatten, init_weights, load_checkpoint, save_checkpoint
+import config
+import model
+from config import KEYS, UserError
+from data import log
+from model import GPTConfig
 
 SCORE_OF = {"math": "math_acc", "facts": "facts_acc", "combined": "combined_acc"}  # best by which column
+MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device", "compile",
+              "wandb_log", "wandb_project", "wandb_run_name")  # on resume
 
 
 @dataclass
@@ -23,7 +28,7 @@ class Progress:
 
 def fresh(cfg: GPTConfig, seeds: list[int]) -> dict[str, torch.Tensor]:
     """An engine's state before the first update: params, exp_avg, exp_avg_sq (S, P)."""
-    params = init_weights(cfg, seeds)
+    params = model.init_weights(cfg, seeds)
     return {"params": params, "exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params)}
 
 
@@ -54,7 +59,7 @@ def keep_best(best: dict, rows: list[dict], params: torch.Tensor) -> dict:
 def save_best(folder: Path, cfg: GPTConfig, at: Progress, about: dict) -> None:
     """Write ckpt_best_*.pt; `about` is what every checkpoint of the run holds."""
     for kind, best in at.best.items():
-        save_checkpoint(folder / f"ckpt_best_{kind}.pt", checkpoint(
+        model.save_checkpoint(folder / f"ckpt_best_{kind}.pt", model.checkpoint(
             best["params"], cfg, **about, iter_num=best["iter_num"].tolist(),
             metrics={SCORE_OF[kind]: best["score"].tolist()}))
 
@@ -67,7 +72,7 @@ def save_latest(folder: Path, cfg: GPTConfig, state: dict[str, torch.Tensor], at
     if state["params"].is_cuda:
         random["cuda"] = torch.cuda.get_rng_state()
     optimizer = {k: state[k].cpu() for k in ("exp_avg", "exp_avg_sq")}
-    save_checkpoint(folder / "ckpt.pt", checkpoint(
+    model.save_checkpoint(folder / "ckpt.pt", model.checkpoint(
         state["params"], cfg, **about, iter_num=at.iter_num, metrics=at.rows, best=at.best,
         optimizer=optimizer, random=random, elapsed_s=at.elapsed_s))
 
@@ -82,10 +87,10 @@ def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.
         ranks = [*path.parent.glob("rank_*/ckpt.pt")]
         fix = f"resume {ranks[0].parent} and its like" if ranks else "train without --init_from=resume first"
         raise UserError(f"no {path} to resume; {fix}")
-    ckpt, cfg = load_checkpoint(path)
+    ckpt, cfg = model.load_checkpoint(path)
     if "optimizer" not in ckpt:
         raise UserError(f"{path} cannot be resumed: it is not the latest state of a run here")
-    params = flatten(ckpt["model"], cfg)
+    params = model.flatten(ckpt["model"], cfg)
     meant = {"params": params, "score": params[:, 0].double(), "iter_num": params[:, 0].long()}
     try:
         parts = [ckpt[k] for k in ("config", "optimizer", "random", "computed", "best")]
@@ -109,3 +114,26 @@ def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.
         raise UserError(f"{path}: {e} ({type(e).__name__}): the run cannot be resumed; restore the file, or "
                         "train anew") from None
     return ckpt, cfg, at, {"params": params, **optimizer}
+
+
+def resume(given: dict, folder: Path) -> tuple[dict, dict, Progress, dict, list[dict]]:
+    """The run in `folder`: its config, ckpt.pt, progress and state, and the rows of its log before that.
+
+    Raises UserError for a setting that differs from the run's and may not.
+    """
+    path = folder / "ckpt.pt"
+    ckpt, cfg, at, state = load_latest(path)
+    c = {name: config.check(name, ckpt["config"].get(name, key.default), key, f"{path}, config")
+         for name, key in KEYS.items()}
+    for name, value in given.items():
+        if value != c[name] and value != "auto" and name not in MAY_CHANGE:
+            raise UserError(f"{name} = {value} differs from the run's {c[name]}, which resuming cannot "
+                            "change; leave it out, or start a new run")
+    if (model.shape_of(c, cfg.vocab_size), model.seeds_of(c)) != (cfg, ckpt["seeds"]):
+        raise UserError(f"{path}: its config is not that of its model; restore the file, or train anew")
+    c |= {name: given[name] for name in MAY_CHANGE if name in given} | {"out_dir": str(folder)}
+    if c["max_iters"] < at.iter_num:
+        raise UserError(f"max_iters = {c['max_iters']} is below the {at.iter_num} that the run has done")
+    logged = folder / "results.csv"
+    rows = log.read_rows(logged, ckpt["seeds"], ckpt["tasks"]) if logged.exists() else []
+    return c, ckpt, at, state, [row for row in rows if row["iter"] < at.iter_num]

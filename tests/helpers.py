@@ -66,7 +66,7 @@ def start(step: str = "", **changed) -> Training:
     """A run in memory, of `settings(**changed)`; `step`: what computes it, if not what that decides."""
     c = settings(**changed)
     c["step"] = step or c["step"]
-    dataset, seeds = data.load(c["dataset"]), train_with_eval.seeds_of(c)
+    dataset, seeds = data.load(c["dataset"]), model.seeds_of(c)
     cfg, text = model.shape_of(c, len(dataset.vocab)), torch.from_numpy(dataset.train.astype(np.int32))
     batches = Batches(seeds, len(text) - c["block_size"], c["batch_size"], c["max_iters"])
     return Training(c, engine.make(c, cfg, fresh(cfg, seeds), text), dataset, text, batches)
