@@ -37,18 +37,12 @@ class GPT(nn.Module):
         return self.lm_head(self.transformer.ln_f(x))
 
 
-def loaded(model: dict[str, torch.Tensor], seed: int, cfg: GPTConfig) -> GPT:
-    """The plain model of row `seed` of a checkpoint's `model`, by the one-liner that the design documents."""
-    weights = {k: v[seed] for k, v in model.items()}
-    gpt = GPT(cfg).to(weights["lm_head.weight"].dtype)
-    gpt.load_state_dict(weights, strict=True)
-    return gpt
-
-
 def gpt_of(flat: torch.Tensor, seed: int, cfg: GPTConfig) -> GPT:
     """The plain model of row `seed` of flat parameters (S, P)."""
-    model = unflatten(flat.detach().clone(), cfg)
-    return loaded(model | {"lm_head.weight": model["transformer.wte.weight"]}, seed, cfg)
+    weights = {k: v[seed] for k, v in unflatten(flat.detach().clone(), cfg).items()}
+    gpt = GPT(cfg).to(flat.dtype)
+    gpt.load_state_dict(weights | {"lm_head.weight": weights["transformer.wte.weight"]}, strict=True)
+    return gpt
 
 
 def flat_of(gpt: GPT, cfg: GPTConfig, of=lambda p: p) -> torch.Tensor:

@@ -327,16 +327,11 @@ def test_resuming_on_another_text_of_the_same_characters_is_refused(math_run, da
     assert contents(math_run) == before
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda log: log.replace(b"10,1337", b"10,\xff"), "results.csv: damaged"),
-    (lambda log: log.split(b"\n", 1)[1], "results.csv: damaged, its first line is not the header"),
-    (lambda log: log.replace(b"\n10,1337", b"\n10,7"), "results.csv, line 3: .*seed 7 is none of"),
-    (lambda log: log + log.split(b"\n", 1)[1], "results.csv, line 5: .*iteration 0 of seed 1337 for the")],
-    ids=["no text", "no header", "another run's", "twice"])
-def test_a_log_that_is_not_the_run_s_is_refused_before_anything_is_written(tmp_path, change, message):
+def test_a_log_that_is_not_the_run_s_is_refused_before_anything_is_written(tmp_path):
     folder = train(tmp_path / "run")
-    (folder / "results.csv").write_bytes(change((folder / "results.csv").read_bytes()))
+    text = (folder / "results.csv").read_bytes()
+    (folder / "results.csv").write_bytes(text.replace(b"\n10,1337", b"\n10,7"))
     before = contents(folder)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="results.csv, line 3: .*seed 7 is none of"):
         resume(folder, "--max_iters=30")
     assert contents(folder) == before
