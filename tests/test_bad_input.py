@@ -242,10 +242,6 @@ def test_a_prompt_that_the_vocabulary_cannot_spell(box, prompt, in_file):
     ("sample", ["--dataset=facts_char"], "vocabulary"),
     ("eval_as_math", ["--out_dir=facts"], "the vocabulary lacks: '+0<='"),
     ("eval_capitals", MATH, "the vocabulary lacks: 'CFacefilnoprst'"),
-    ("bench", ["--num_seeds=\u00b2"], "num_seeds = '\u00b2'"),
-    ("bench", ["--num_seeds=" + "9" * 5000], "num_seeds"),
-    ("bench", ["--json=nowhere/x.json"], "nowhere"), ("bench", ["--num_seeds=1,100000"], "num_seeds"),
-    ("bench", ["--baseline", "config/none.py"], "none.py"),
     ("train_with_eval", ["--overwrite", "config/none.py"], "none.py"),
     ("plot_all_models", ["--root_dir=math/ckpt.pt"], "ckpt.pt"),
     ("plot_results", ["--operation=facts"], "facts")], ids=str)

@@ -325,16 +325,6 @@ def test_a_run_moves_to_a_machine_without_a_compiler_and_back(monkeypatch, tmp_p
     torch.testing.assert_close(weights(folder), weights(stays), rtol=1e-2, atol=1e-3)
 
 
-@needs_compiler
-def test_a_short_run_that_is_made_long_gets_the_fast_step(tmp_path, capsys):
-    short = "--compile=auto", "--max_iters=400", "--eval_interval=1000", "--batch_size=8"
-    folder = train(tmp_path / "run", *short)
-    assert "step: eager" in capsys.readouterr().out
-    resume(folder, "--max_iters=2000")
-    out = capsys.readouterr().out
-    assert "step: fused" in out and "computed by cpu, float32, eager up to iteration 400" in out
-
-
 PEAK = """
 import sys, engine
 from pathlib import Path

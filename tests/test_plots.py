@@ -122,15 +122,6 @@ def test_wilson_limits_solve_its_equation(kn):
         assert math.isclose((k / n - p) ** 2, 1.959964 ** 2 * p * (1 - p) / n, rel_tol=1e-6, abs_tol=1e-9)
 
 
-@pytest.mark.parametrize("argument, message", [
-    ("--operation=both", "no data for operation both; expected math"), ("--opration=math", "did you mean")])
-def test_bad_command_lines(tmp_path, argument, message):
-    folder = write_run(tmp_path / "run")
-    with pytest.raises(UserError, match=message):
-        plot_results.main([f"--model_folder={folder}", argument])
-    assert set(contents(folder)) == {"results.csv", "config.json"}
-
-
 # --- all runs
 
 @pytest.fixture
