@@ -83,8 +83,12 @@ def find_runs(root: Path, end: str) -> dict[str, Runs]:
 
 
 def percent(x: float) -> str:
-    """A share in percent with up to four digits: 99.96 must not read as 100."""
-    return f"{100 * x:.4g}"
+    """A share in percent to a tenth, and finer where that would read 0 or 100 though it is not."""
+    for digits in range(1, 7):
+        shown = f"{100 * x:.{digits}f}"
+        if float(shown) not in (0, 100):
+            break
+    return f"{float(shown):g}"
 
 
 def mean_and_range(values: np.ndarray, form: Callable = percent) -> str:

@@ -156,21 +156,21 @@ def test_tables_by_hand(root):
     rows = rows_of(tables_of(root))
     # best by math_acc, the first of equals: seed 7 at 20, seed 8 at 30, seed 9 at 10
     assert rows["Table 2: arithmetic"] == [
-        ["n14", "3", "100 · 100 · 99.33 (98 to 100)", "100 · 100 · 99 (97 to 100)", "40/40 · 11/12 · 8/12",
+        ["n14", "3", "100 · 100 · 99.3 (98 to 100)", "100 · 100 · 99 (97 to 100)", "40/40 · 11/12 · 8/12",
          "- · 2 · 1 of 3 (6.15% to 79.2%)"],
         ["n28 (from results/)", "1", "98 · 100 · 100", "98 · 100 · 100", "0/40 · 4/4 · 4/4",
          "- · 1 · 1 of 1 (20.7% to 100%)"],
         ["n56, not run", "-", "98 · - · -", "98 · - · -", "0/40 · - · -", "-"],
         ["MLT, not run: takes days on a CPU", "-", "98 · - · -", "98 · - · -", "0/40 · - · -", "-"]]
     # seed 7 at 10, seed 8 at 10, seed 9 at 20
-    assert rows["Table 3: capitals"][0] == ["n14", "3", "8.2 · 100 · 73.33 (20 to 100)"]
+    assert rows["Table 3: capitals"][0] == ["n14", "3", "8.2 · 100 · 73.3 (20 to 100)"]
     # by combined_acc: seed 7 at 20 (250 of 250), seed 8 at 20 (239), seed 9 at 20 (249)
     assert rows["Table 4: both at once"][0][2:6] == [
-        "31.2 · 96.67 · 99.33 (98 to 100)", "39.4 · 99.67 · 99 (97 to 100)",
-        "2.0 · 99.33 · 73.33 (20 to 100)", "28.6 · 98.4 · 94 (84 to 100)"]
+        "31.2 · 96.7 · 99.3 (98 to 100)", "39.4 · 99.7 · 99 (97 to 100)",
+        "2.0 · 99.3 · 73.3 (20 to 100)", "28.6 · 98.4 · 94 (84 to 100)"]
     # (0.767 - 0.8) / (0.767 - 0.531) = -14.0%, for 0.75 7.2%, for 0.6 70.8%; the mean loss is 0.71667
     assert rows["What the loss says"][0] == ["arithmetic", "n14", "3", "0.7167 (0.6000 to 0.8000)", "0.7670",
-                                             "0.5310", "21.33 (-13.98 to 70.76)"]
+                                             "0.5310", "21.3 (-14 to 70.8)"]
     # seed 7: 100% at 20 and 30; seed 8: best is last; seed 9: 100% at 10, 97.5% at 30
     assert rows["What choosing the best checkpoint flatters"][0][3:] == [
         "0.833", "2.5", "1 of 3", "20 (10 to 30)", *["3 of 3 (43.9% to 100%)"] * 2]
@@ -224,6 +224,12 @@ def test_what_is_damaged_is_named_and_nothing_is_written(root):
     (root / "math_mini_56" / "config.json").unlink()
     with pytest.raises(UserError, match="math_mini_56/config.json"):
         plot_all_models.main([f"--root_dir={root}"])
+
+
+@pytest.mark.parametrize("share, shown", [(1, "100"), (0, "0"), (0.5, "50"), (0.99996, "99.996"), (2 / 3, "66.7"),
+                                          (0.00012, "0.01"), (0.9996, "99.96"), (-0.14, "-14")])
+def test_a_share_that_is_not_all_does_not_read_so(share, shown):
+    assert plot_all_models.percent(share) == shown
 
 
 @pytest.mark.parametrize("end", ["", "_wd"])

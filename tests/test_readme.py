@@ -1,4 +1,4 @@
-"""The README's commands run as typed, the trainings shortened; its tables are the published ones."""
+"""The READMEs' commands run as typed, the trainings shortened; the tables are the published ones."""
 import os
 import re
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
+BLOCKS = re.findall(r"```sh\n(.*?)```", README + (ROOT / "data" / "README.md").read_text(), re.S)
 PYTHON = f"""#!{sys.executable}
 # stands in for python, and shortens what takes long
 import os, sys
