@@ -260,7 +260,7 @@ def peak_mib(device: torch.device) -> float | None:
 def time_config(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     """Time one config, c["num_seeds"] seeds at once: the figures of a row."""
     start = time.perf_counter()
-    engine.seed_everything(c["seed"])
+    engine.begin(c["seed"])
     cfg, seeds = shape_of(c, len(dataset.vocab)), seeds_of(c)
     text = torch.from_numpy(dataset.train.astype(np.int32))
     model = engine.make(c, cfg, fresh(cfg, seeds), text)
@@ -344,8 +344,7 @@ def main(argv: list[str]) -> None:
                "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(", ".join(f"{k} {v}" for k, v in machine.items()), in_columns(rows), sep="\n")
     if args["json"] != "none":
-        text = json.dumps(machine | {"rows": rows}, indent=1) + "\n"
-        replace_file(out, lambda f: f.write(text.encode()))
+        replace_file(out, (json.dumps(machine | {"rows": rows}, indent=1) + "\n").encode())
         print(f"wrote {out}")
 
 

@@ -166,7 +166,7 @@ def save_checkpoint(path: Path, ckpt: dict) -> None:
     """Write a checkpoint file at once, or leave the one that is there and raise UserError."""
     out = io.BytesIO()  # torch.save hides what a full disk says
     torch.save(ckpt, out)
-    replace_file(path, lambda f: f.write(out.getbuffer()))
+    replace_file(path, out.getbuffer())
 
 
 def read_tensors(path: Path) -> object:

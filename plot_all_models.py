@@ -74,7 +74,7 @@ def find_run(name: str, root: Path) -> tuple[RunLog | None, str]:
     for folder, note in ((root / name, ""), (RESULTS / name, " (from results/)")):
         if run := plots.find_log(folder):
             return run, note
-    return None, "not run: takes days on a CPU" if "mlt" in name else "not run"
+    return None, "not run: takes a day or two on a CPU" if "mlt" in name else "not run"
 
 
 def find_runs(root: Path, end: str) -> dict[str, Runs]:
@@ -347,7 +347,7 @@ def main(argv: list[str]) -> None:
     text, path = tables(runs, digits, args["wd"]), root / f"tables{end}.md"
     for at, fig in figures.items():
         plots.save_figure(fig, at)
-    replace_file(path, lambda f: f.write(text.encode()))
+    replace_file(path, text.encode())
     print(*(f"wrote {at}" for at in (path, *figures)), "", text, sep="\n")
 
 

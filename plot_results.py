@@ -3,6 +3,7 @@
 
 Reads results.csv and config.json of the folder and writes plot.png there.
 """
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -79,7 +80,9 @@ def markdown_table(heading: str, text: str, rows: list[list[str]]) -> str:
 
 def save_figure(fig: Figure, path: Path) -> None:
     """Write a figure, at once or not at all."""
-    replace_file(path, lambda f: fig.savefig(f, format="png", dpi=150))
+    out = io.BytesIO()
+    fig.savefig(out, format="png", dpi=150)
+    replace_file(path, out.getbuffer())
 
 
 def tasks_of(run: RunLog, operation: str) -> list[str]:

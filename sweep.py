@@ -1,9 +1,9 @@
 """Train the runs that a study lists, then draw them:
-  python sweep.py config/sweep_capacity.py [--num_seeds=4] [--plot]
-  torchrun --nproc_per_node=4 sweep.py config/sweep_capacity.py
+  python sweep.py config/sweep_capacity.py --out_dir=capacity [--num_seeds=4] [--plot]
+  torchrun --nproc_per_node=4 sweep.py config/sweep_capacity.py --out_dir=capacity
 
-Into results/STUDY/RUN, with the figure results/STUDY.png and the table results/STUDY.md. What is done is
-skipped, and what was interrupted goes on.
+Into capacity/RUN, with the figure capacity.png and the table capacity.md; by default all that is in results/.
+What is done is skipped, and what was interrupted goes on.
 """
 import os
 import shlex
@@ -16,7 +16,6 @@ from config import Key, UserError
 
 # isort: split
 import numpy as np
-import torch
 
 import data
 import eval_as_math
@@ -44,7 +43,12 @@ PHASES = {"confusion": "#BBBBBB", "memorisation": "#E69F00", "comprehension": "#
           "grokking": "#009E73"}
 NOTES = """\
 At the last iteration: scores in percent, mean (lowest to highest) over seeds; a share of seeds with Wilson's
-95% interval; the way from the rule-follower's loss, 0, to the memoriser's, 100. Phases: see sweep.py.
+95% interval; the way from the rule-follower's loss, 0, to the memoriser's, 100.
+"""
+PHASE_NOTES = """\
+Phases (Liu et al. 2022) by the mean scores, right from 95% on. Confusion: not even the seen equations are;
+memorisation: they alone; comprehension: the held-out ones too; grokking: these after more than twice as many
+iterations.
 """
 
 
@@ -130,25 +134,26 @@ def train(runs: list[dict]) -> int:
 
 
 def share(part: str) -> slice:
-    """Of a study's runs, this process's: by --part or, under torchrun, by its rank, which has its own GPU and
-    trains ordinary runs. Raises UserError for a part that is none."""
+    """Of a study's runs, this process's: by --part or, under torchrun, by its rank, which trains
+    ordinary runs. Raises UserError for a part that is none."""
     if os.environ.pop("TORCHELASTIC_RUN_ID", None):
         part = f"{int(os.environ['RANK']) + 1}/{os.environ['WORLD_SIZE']}"
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     number, _, of = part.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise UserError(f"--part={part} will not do; expected one of 1/4, 2/4, 3/4 and 4/4, for example")
     return slice(int(number) - 1, None, int(of))
 
 
-def phase(run: RunLog) -> str:
-    """A run's phase, as in Liu et al. 2022 (arXiv 2205.10343), by the mean accuracies over its seeds, right
-    from 95% on. Confusion: the seen equations are not right; memorisation: they alone; comprehension: the
-    held-out ones too; grokking: these after more than twice as many iterations."""
+def seen_accuracy(run: RunLog) -> np.ndarray:
+    """Share of right answers to the equations that were not held out: (N, S)."""
     right, asked = (run.columns[f"add_{kind}"] + run.columns[f"sub_{kind}"] - run.columns[f"heldout_{kind}"]
                     for kind in ("correct", "total"))
-    seen, unseen = (share.mean(1) >= 0.95 for share in (right / asked, accuracy(run, "heldout")))  # (N,)
+    return right / asked
+
+
+def phase(run: RunLog) -> str:
+    """A run's phase, as in Liu et al. 2022 (arXiv 2205.10343): see PHASE_NOTES."""
+    seen, unseen = (x.mean(1) >= 0.95 for x in (seen_accuracy(run), accuracy(run, "heldout")))  # (N,)
     if not (seen[-1] and unseen[-1]):
         return "memorisation" if seen[-1] else "confusion"
     return "grokking" if run.iters[unseen.argmax()] > 2 * run.iters[seen.argmax()] else "comprehension"
@@ -176,8 +181,12 @@ def draw_capacity(fig: Figure, logs: list[RunLog]) -> None:
     top, bottom = fig.subplots(2, sharex=True)
     top.errorbar(x, 100 * right, 100 * abs(ends - right), color="#771166", marker="o", capsize=3,
                  label="seeds with all held-out answers right, Wilson 95%")
-    top.plot(x, [100 * s.mean() for s in unseen], "s--", color="#0072B2", label="held-out answers right")
+    mean, error = 100 * np.array([(s.mean(), 1.96 * s.std() / max(1, len(s) - 1) ** 0.5) for s in unseen]).T
+    top.plot(x, mean, "s--", color="#0072B2", label="held-out answers right, and the mean's 95%")
+    top.fill_between(x, (mean - error).clip(0), (mean + error).clip(max=100), color="#0072B2", alpha=0.15)
     top.set(ylim=(-5, 105), ylabel="%")
+    top.plot(x, [100 * seen_accuracy(run)[-1].mean() for run in logs], "^:", color="#009E73",
+             label="seen answers right")
     bottom.plot(np.repeat(x, [*map(len, loss)]), np.concatenate(loss), ".", color="#999999", label="one seed")
     bottom.plot(x, [s.mean() for s in loss], "o-", color="#D55E00", label="mean over seeds")
     for name, (label, dashes) in REFERENCES.items():
@@ -187,7 +196,7 @@ def draw_capacity(fig: Figure, logs: list[RunLog]) -> None:
     bottom.minorticks_off()
     for ax in (top, bottom):
         ax.grid(color="#DDDDDD", linewidth=0.6)
-        ax.legend(frameon=False)
+        ax.legend()
 
 
 def draw_cells(ax: Axes, values: np.ndarray, text: Callable, title: str, **colours) -> None:
@@ -246,15 +255,18 @@ def draw(kind: str, folder: Path, logs: list[RunLog]) -> None:
         fig = Figure(figsize=(12, 7), layout="constrained")
         {"capacity": draw_capacity, "pairs": draw_pairs, "phase": draw_phase}[kind](fig, logs)
         save_figure(fig, Path(f"{folder}.png"))
-    rows = [["run", "parameters", "minutes", "held-out", "seeds with all held-out right", "phase", "loss",
-             "rule-follower", "memoriser", "way"]]
+    phases = ["phase"] * (kind in ("phase", "table"))
+    rows = [["run", "parameters", "seeds", "minutes", "seen", "held-out", "seeds with all held-out right",
+             *phases, "loss", "rule-follower", "memoriser", "way"]]
     for run in logs:
         unseen, minutes = accuracy(run, "heldout")[-1], run.columns["elapsed_s"][-1].max() / 60
-        answers = [mean_and_range(unseen), share_of((unseen == 1).sum(), len(unseen)), phase(run)]
-        rows.append([run.folder.name, f"{run.notes['parameters']:,}", f"{minutes:.1f}",
-                     *(answers if run.notes["held_out"] else "---"), *loss_cells(run, "")])
-    text = markdown_table(folder.name, NOTES + (rank(logs, [5, 7]) if kind == "pairs" else ""), rows)
-    replace_file(Path(f"{folder}.md"), lambda f: f.write(text.encode()))
+        answers = [mean_and_range(x) for x in (seen_accuracy(run)[-1], unseen)]
+        answers += [share_of((unseen == 1).sum(), len(unseen)), *(phase(run) for _ in phases)]
+        rows.append([run.folder.name, f"{run.notes['parameters']:,}", str(len(unseen)), f"{minutes:.1f}",
+                     *(answers if run.notes["held_out"] else "-" * (3 + len(phases))), *loss_cells(run, "")])
+    notes = NOTES + "".join(PHASE_NOTES for _ in phases) + (rank(logs, [5, 7]) if kind == "pairs" else "")
+    text = markdown_table(folder.name, notes, rows)
+    replace_file(Path(f"{folder}.md"), text.encode())
     print(f"wrote {folder}.md{f' and {folder}.png' * (kind != 'table')}\n\n{text}")
 
 

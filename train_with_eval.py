@@ -124,13 +124,17 @@ def run_files(folder: Path) -> list[Path]:
     return [path for pattern in RUN_FILES for path in folder.glob(pattern)]
 
 
-def refuse_to_overwrite(c: dict, folder: Path) -> None:
-    """Raises UserError if `folder` holds a run and `overwrite` is not set, or a run of other processes."""
+def refuse_other_ranks(folder: Path) -> None:
+    """Raises UserError if this process's `folder` lies in or about a run of another number of processes."""
     top = folder.parent if ranks() else folder
-    others = [path for path in top.glob("rank_*") if path.name not in [f"rank_{i}" for i in range(ranks())]]
-    if others or (ranks() and run_files(top)):
-        raise UserError(f"{top} holds a run of another number of processes; remove it, or choose another "
-                        "--out_dir")
+    own = {top / f"rank_{i}" for i in range(ranks())}
+    if {*log.parts(top)} - own - {top} or (ranks() and run_files(top)):
+        raise UserError(f"{top} holds a run of another number of processes; start as many, or go on with "
+                        f"each alone, --out_dir={log.parts(top)[0]}, or choose another --out_dir")
+
+
+def refuse_to_overwrite(c: dict, folder: Path) -> None:
+    """Raises UserError if `folder` holds a run and `overwrite` is not set."""
     if run_files(folder) and not c["overwrite"]:
         go_on = "go on with --init_from=resume, " if (folder / "ckpt.pt").exists() else ""
         raise UserError(f"{folder} already holds a run ({run_files(folder)[0].name}); {go_on}"
@@ -163,7 +167,7 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
 
     `about` is what every checkpoint holds. Returns the signal that ended it, or 0.
     """
-    folder, seeds, began = Path(c["out_dir"]), about["seeds"], time.monotonic()
+    folder, seeds, began = Path(c["out_dir"]), about["seeds"], time.perf_counter()
     saved, before, first, burst = -math.inf, began - at.elapsed_s, at.iter_num, 1  # saves before all else
     batches = Batches(seeds, len(dataset.train) - c["block_size"], c["batch_size"], c["max_iters"],
                       engine.host_memory(c["device"]))
@@ -172,31 +176,32 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
         while True:
             last = at.iter_num == c["max_iters"]
             if last or at.iter_num % c["eval_interval"] == 0:
-                if last or time.monotonic() - saved > SAVE_EVERY_S:
+                if last or time.perf_counter() - saved > SAVE_EVERY_S:
                     save_best(folder, model.cfg, at, about)
                     save_latest(folder, model.cfg, model.state, at, about)
-                    saved = time.monotonic()
+                    saved = time.perf_counter()
                 at.rows = evaluate(model, dataset, seeds, at.iter_num, c)
-                at.elapsed_s = time.monotonic() - before
+                at.elapsed_s = time.perf_counter() - before
                 logged = [row | {"elapsed_s": round(at.elapsed_s, 2)} for row in at.rows]
                 log.append(folder, logged)
                 log.to_wandb(c, logged)
                 at.best = keep_best(at.best, at.rows, model.state["params"])
                 bar.set_postfix_str(summary(at.rows))
                 if bar.disable:
-                    print(plain_line(at, c, at.iter_num - first, time.monotonic() - began), file=sys.stderr)
+                    spent = time.perf_counter() - began
+                    print(plain_line(at, c, at.iter_num - first, spent), file=sys.stderr)
             if last or signals.caught:
-                at.elapsed_s = time.monotonic() - before
+                at.elapsed_s = time.perf_counter() - before
                 save_best(folder, model.cfg, at, about)
                 if not last:
                     save_latest(folder, model.cfg, model.state, at, about)
                 return 0 if last else signals.caught
             left = min(c["eval_interval"] - at.iter_num % c["eval_interval"], c["max_iters"] - at.iter_num)
-            start, batch = time.monotonic(), batches.get(at.iter_num, min(left, burst))
+            start, batch = time.perf_counter(), batches.get(at.iter_num, min(left, burst))
             model.train(torch.from_numpy(batch), rates(at.iter_num, len(batch), c))
             at.iter_num += len(batch)
             bar.update(len(batch))
-            burst = max(1, min(2 * burst, int(len(batch) * LOOK_EVERY_S / (time.monotonic() - start))))
+            burst = max(1, min(2 * burst, int(len(batch) * LOOK_EVERY_S / (time.perf_counter() - start))))
 
 
 def train(c: dict, given: dict) -> int:
@@ -206,8 +211,9 @@ def train(c: dict, given: dict) -> int:
     """
     folder = Path(c["out_dir"])
     with Lock(folder) as lock, Signals() as signals, engine.out_of_memory(c):
-        engine.seed_everything(c["seed"])
+        engine.begin(c["seed"])
         ckpt, at, state, rows = {}, Progress(), None, []
+        refuse_other_ranks(folder)
         if c["init_from"] == "resume":
             c, ckpt, at, state, rows = resume(given, folder)
         else:
@@ -219,19 +225,19 @@ def train(c: dict, given: dict) -> int:
         cfg = shape_of(c, len(dataset.vocab))
         model = engine.make(run, cfg, state or fresh(cfg, seeds_of(c)),
                             torch.from_numpy(dataset.train.astype(np.int32)))
+        about = notes(run, dataset)
         log.start_wandb(c)
         lock.begun = True
         leftovers = [path for name in RUN_FILES for path in folder.glob(f".{name}.*.part")]
         for path in leftovers + ([] if ckpt else run_files(folder)):
             path.unlink()
-        about = notes(run, dataset)
         log.start(folder, about, rows)
         print(f"{folder}: {about['parameters']:,} parameters, {c['num_seeds']} seed(s) from {c['seed']}, "
               f"{run['device']} ({about['device']}), {run['dtype']}, step: {run['step']}")
         computed = {name: run[name] for name in ("device", "dtype", "step")}
         if ckpt and ckpt["computed"] != computed:
             print(f"it was computed by {', '.join(ckpt['computed'].values())} up to iteration {at.iter_num}: "
-                  "it goes on equal to rounding")
+                  "it goes on equal to rounding" + ", with other random numbers" * (c["dropout"] > 0))
         kept = {"config": c, "seeds": seeds_of(c), "vocab": dataset.vocab, "tasks": list(dataset.tasks),
                 "held_out": dataset.held_out, "data_sha256": dataset.sha256, "computed": computed}
         caught = loop(run, model, dataset, at, kept, signals)
@@ -252,8 +258,6 @@ def share(c: dict) -> dict:
     if not ranks():
         return {}
     rank, size, n = int(os.environ["RANK"]), ranks(), c["num_seeds"]
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     if size > n:
         raise UserError(f"{size} processes for num_seeds = {n}: a seed trains in one process; expected at "
                         f"most {n} of them, or more seeds")

@@ -63,7 +63,8 @@ KEYS = {
     "grad_clip": Key(1.0, "largest norm of one seed's gradient; 0 clips nothing", lo=0),
     "device": Key("auto", "cuda if there is one, else cpu", choices=("auto", "cpu", "cuda", "mps")),
     "dtype": Key("auto", "bfloat16 if deep and on cuda, or float32", choices=("auto", "float32", "bfloat16")),
-    "compile": Key("auto", "torch.compile; auto: where the run earns it back", choices=("auto", True, False)),
+    "compile": Key("auto", "the update: in C++, or on cuda by Triton; auto: if it pays",
+                   choices=("auto", True, False)),
     "wandb_log": Key(False, "log to Weights & Biases too; needs its package, wandb"),
     "wandb_project": Key("too-big-to-think", "project there"),
     "wandb_run_name": Key("out_dir", "name of the run there; by default that of out_dir"),
@@ -173,8 +174,10 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
         known = sorted(Path("config").glob("train_*.py"))
         raise UserError(f"there is no config file {path}{nearest(path, known)}; expected one such as "
                         "config/train_math_mini_14.py")
-    given = {}
-    for name, value in execute(path).items():
+    given, names = {}, execute(path)
+    if "runs" in names and "runs" not in keys:
+        raise UserError(f"{path} is a study: python sweep.py {path}")
+    for name, value in names.items():
         own = name.startswith("_") or name.isupper() or isinstance(value, ModuleType) or callable(value)
         if name in keys:
             given[name] = check(name, value, keys[name], path)

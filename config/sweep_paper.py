@@ -1,4 +1,4 @@
-"""All runs of the paper, as often as results/ has them; then: python plot_all_models.py --root_dir=paper"""
+"""All runs of the paper (of the MLT, days on a CPU); then: python plot_all_models.py --root_dir=paper"""
 out_dir = "paper"
 draw = "nothing"
 

@@ -251,8 +251,8 @@ def rule_loss(ids: np.ndarray, block_size: int, newline: int) -> float:
     losses, firsts = [], Counter(b"".join(lines))
     for window, n in Counter(row.tobytes() for row in windows(ids, block_size)).items():
         first, *others = lines_of(window)
-        p = places[first] * math.prod(begins[line] / len(lines) for line in others)
-        losses.append(-n * math.log(p / firsts[window[0]]))
+        shares = [places[first] / firsts[window[0]], *(begins[line] / len(lines) for line in others)]
+        losses.append(-n * math.fsum(map(math.log, shares)))  # their product may underflow
     return math.fsum(losses) / ((len(ids) - block_size) * block_size)
 
 

@@ -3,7 +3,7 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,16 +25,13 @@ def writing(path: Path):
                         "free space or mend its permissions, then go on") from None
 
 
-def replace_file(path: Path, content: bytes | Callable) -> None:
-    """Write bytes, or what `content(file)` writes, in the place of `path`, or leave `path` as it was.
-
-    Raises UserError if the disk refuses.
-    """
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """Put `content` in the place of the file `path`, or leave that as it was and raise UserError."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
         try:
             with open(part, "wb") as f:
-                content(f) if callable(content) else f.write(content)
+                f.write(content)
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(part, path)

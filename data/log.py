@@ -61,7 +61,7 @@ def append(folder: Path, rows: list[dict]) -> None:
 
 
 @contextmanager
-def reading(source: Path | str, fix: str = "restore the file or train the run again"):
+def reading(source: Path | str):
     """Around the reading of a run's file: whatever is wrong becomes a UserError that names `source`."""
     try:
         yield
@@ -70,7 +70,7 @@ def reading(source: Path | str, fix: str = "restore the file or train the run ag
                         "train_with_eval.py leaves in its out_dir") from None
     except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError, csv.Error) as e:
         why = f"it lacks {e}" if isinstance(e, KeyError) else e
-        raise UserError(f"{source}: damaged, {why}; {fix}") from None
+        raise UserError(f"{source}: damaged, {why}; restore the file or train the run again") from None
 
 
 def read_notes(path: Path) -> dict:

@@ -6,7 +6,6 @@ whole update of narrow float32 models without dropout on a CPU. Nobody else need
 import math
 import os
 import platform
-import random
 import re
 import shutil
 import sysconfig
@@ -43,14 +42,15 @@ class Engine(Protocol):
         """Of texts (S, B, T), T <= block_size, the logits (S, B, vocab_size) at position `last` (S, B)."""
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch; deterministic cuDNN, no TF32, denormal numbers taken as zero."""
-    random.seed(seed)
-    np.random.seed(seed)
+def begin(seed: int) -> None:
+    """What holds for the whole process: dropout's seed, no TF32, denormal numbers taken as zero; under
+    torchrun a GPU of its own."""
     torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.set_float32_matmul_precision("highest")
     torch.set_flush_denormal(True)
+    local_rank = os.environ.get("LOCAL_RANK", "")
+    if local_rank.isdecimal() and torch.cuda.is_available():
+        torch.cuda.set_device(int(local_rank) % torch.cuda.device_count())
 
 
 def device_name(device: str) -> str:

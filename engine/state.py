@@ -84,9 +84,7 @@ def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.
     or does not fit its model.
     """
     if not path.is_file():
-        ranks = [*path.parent.glob("rank_*/ckpt.pt")]
-        fix = f"resume {ranks[0].parent} and its like" if ranks else "train without --init_from=resume first"
-        raise UserError(f"no {path} to resume; {fix}")
+        raise UserError(f"no {path} to resume; train without --init_from=resume first")
     ckpt, cfg = model.load_checkpoint(path)
     if "optimizer" not in ckpt:
         raise UserError(f"{path} cannot be resumed: it is not the latest state of a run here")

@@ -91,6 +91,7 @@ WRONG_FILES = {
     "a function": (b"def seed(): pass", "seed = some function"),
     "huge": (b"n_embd = 10**5000", "n_embd = some int.*at most 65536"),
     "not UTF-8": (b"n_embd = '\xff'", "SyntaxError"), "zero byte": (b"\0", "c.py"),
+    "a study": (b"runs = [dict(n_embd=6)]", "c.py is a study: python sweep.py"),
     "endless nesting": (b"n_embd = " + b"-" * 200_000 + b"1", "c.py"),
 }
 

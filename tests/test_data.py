@@ -232,6 +232,12 @@ def test_an_own_text_may_have_another_for_validation(mine):
     refused("mine", "data/mine/meta.json is not what")
 
 
+def test_short_lines_and_a_long_block_have_a_rule(mine):
+    """Its probability is too small for a float."""
+    mine.write_text("TASKS = ()\ndef text(): return ''.join(f'{i:03}\\n' for i in range(500))")
+    assert 0 < data.references(data.load("mine"), 1024)["rule_loss"] < 2
+
+
 def test_a_large_text_is_loaded_and_measured_at_once(mine):
     """A megabyte; reference losses up to a stated size."""
     mine.write_text("import random\nTASKS = ()\ndef text(): return ''.join("

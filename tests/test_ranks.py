@@ -85,8 +85,10 @@ def test_torchrun_resumes_and_refuses_what_is_not_its_own(two):
     before = log(two / "rank_0")
     err = torchrun(*RUN, "--max_iters=20", f"--out_dir={two}", "--overwrite", processes=1).communicate()[1]
     assert "holds a run of another number of processes" in err and log(two / "rank_0") == before
-    with pytest.raises(UserError, match=f"no {two}/ckpt.pt to resume; resume {two}/rank_. and its like"):
+    with pytest.raises(UserError, match=f"go on with each alone, --out_dir={two}/rank_0"):
         resume(two)
+    err = torchrun("--init_from=resume", "--max_iters=30", f"--out_dir={two}", processes=1).communicate()[1]
+    assert "holds a run of another number of processes" in err and log(two / "rank_0") == before
     done = torchrun("--init_from=resume", "--max_iters=40", f"--out_dir={two}")
     assert done.communicate(timeout=120) and done.returncode == 0
     assert read_run(two).iters.tolist() == [0, 10, 20, 30, 40]
