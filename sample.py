@@ -178,7 +178,7 @@ def distinct_texts(texts: np.ndarray) -> np.ndarray:
 def tally(texts: np.ndarray) -> str:
     """Distinct texts, stripped, each with how often it occurs: "'12' x3, '7>' x1"."""
     unique, counts = np.unique([text.strip() for text in texts], return_counts=True)
-    return ", ".join(f"'{text}' x{n}" for text, n in zip(unique, counts))
+    return ", ".join(f"{text!r} x{n}" for text, n in zip(unique.tolist(), counts))
 
 
 def read_prompt(start: str) -> str:
