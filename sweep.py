@@ -160,16 +160,17 @@ def phase(run: RunLog) -> str:
 
 
 def rank(logs: list[RunLog], pair: list[int]) -> str:
-    """Where a held-out pair stands among the others by its mean score, if it is there."""
-    right, asked = ([int(run.columns[f"heldout_{kind}"][-1].sum()) for run in logs]
-                    for kind in ("correct", "total"))
-    scores, pairs = [k / n for k, n in zip(right, asked)], [run.notes["held_out"] for run in logs]
+    """Where a held-out pair stands among the others by its mean score over seeds, if it is there: equal ones
+    share the mean of their ranks, and seeds drawn again and again with replacement give the interval."""
+    pairs, scores = [run.notes["held_out"] for run in logs], [accuracy(run, "heldout")[-1] for run in logs]
     if [pair] not in pairs:
         return ""
-    i = pairs.index([pair])
-    better, same = sum(score > scores[i] for score in scores), scores.count(scores[i])
-    return (f"\n{pair[0]}-{pair[1]} has rank {better + 1} to {better + same} of {len(logs)} by its mean "
-            f"held-out score, {percent(scores[i])}%: {share_of(right[i], asked[i])} answers are right.\n")
+    i, gen = pairs.index([pair]), data.rng(0, "bootstrap")
+    means = np.stack([np.append(s.mean(), gen.choice(s, (10_000, len(s))).mean(1)) for s in scores])
+    ranks = (means > means[i]).sum(0) + ((means == means[i]).sum(0) + 1) / 2
+    low, high = np.quantile(ranks[1:], [0.025, 0.975])
+    return (f"\n{pair[0]}-{pair[1]} has rank {ranks[0]:g} of {len(logs)} (95% bootstrap interval over seeds "
+            f"{low:g} to {high:g}) by its mean held-out score, {percent(scores[i].mean())}%.\n")
 
 
 def draw_capacity(fig: Figure, logs: list[RunLog]) -> None:
@@ -227,6 +228,7 @@ def draw_pairs(fig: Figure, logs: list[RunLog]) -> None:
             raise UserError(f'{run.folder}: draw = "pairs" is for runs with one pair held out each')
         a, b = sorted(run.notes["held_out"][0])
         scores[a, b], scores[b, a] = pair_scores(run)
+    fig.set_size_inches(7, 7)
     draw_cells(ax, scores, "{:.0f}".format, "right answers to the pair held out (%)", cmap="cividis")
     ax.set(xticks=range(10), yticks=range(10), xlabel="above the diagonal: addition, a+b and b+a",
            ylabel="below the diagonal: subtraction, a-b and b-a")
