@@ -70,7 +70,7 @@ def record(step, state: dict[str, torch.Tensor]):
     torch.cuda.current_stream().wait_stream(side)
     gc.collect()  # a tensor freed by a later collection would be freed inside the graph
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others draw batches; it does not run
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # records; batches are drawn elsewhere
         step()
     torch.cuda.set_rng_state(random_state)
     return graph.replay
