@@ -52,10 +52,15 @@ def find_log(folder: Path) -> RunLog | None:
 
 
 def accuracy(run: RunLog, name: str) -> np.ndarray:
-    """Share of right answers in `add`, `sub`, `facts`, `heldout` or `combined`: (N, S)."""
+    """Share of right answers in `add`, `sub`, `seen`, `heldout`, `facts` or `combined`: (N, S)."""
     if name == "combined":
         return run.columns["combined_acc"]
-    return run.columns[f"{name}_correct"] / run.columns[f"{name}_total"]
+    if name == "seen":
+        right, asked = (run.columns[f"add_{kind}"] + run.columns[f"sub_{kind}"] -
+                        run.columns[f"heldout_{kind}"] for kind in ("correct", "total"))
+    else:
+        right, asked = (run.columns[f"{name}_{kind}"] for kind in ("correct", "total"))
+    return right / asked
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:

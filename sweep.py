@@ -144,16 +144,9 @@ def share(part: str) -> slice:
     return slice(int(number) - 1, None, int(of))
 
 
-def seen_accuracy(run: RunLog) -> np.ndarray:
-    """Share of right answers to the equations that were not held out: (N, S)."""
-    right, asked = (run.columns[f"add_{kind}"] + run.columns[f"sub_{kind}"] - run.columns[f"heldout_{kind}"]
-                    for kind in ("correct", "total"))
-    return right / asked
-
-
 def phase(run: RunLog) -> str:
     """A run's phase, as in Liu et al. 2022 (arXiv 2205.10343): see PHASE_NOTES."""
-    seen, unseen = (x.mean(1) >= 0.95 for x in (seen_accuracy(run), accuracy(run, "heldout")))  # (N,)
+    seen, unseen = (accuracy(run, name).mean(1) >= 0.95 for name in ("seen", "heldout"))  # (N,)
     if not (seen[-1] and unseen[-1]):
         return "memorisation" if seen[-1] else "confusion"
     return "grokking" if run.iters[unseen.argmax()] > 2 * run.iters[seen.argmax()] else "comprehension"
@@ -186,7 +179,7 @@ def draw_capacity(fig: Figure, logs: list[RunLog]) -> None:
     top.plot(x, mean, "s--", color="#0072B2", label="held-out answers right, and the mean's 95%")
     top.fill_between(x, (mean - error).clip(0), (mean + error).clip(max=100), color="#0072B2", alpha=0.15)
     top.set(ylim=(-5, 105), ylabel="%")
-    top.plot(x, [100 * seen_accuracy(run)[-1].mean() for run in logs], "^:", color="#009E73",
+    top.plot(x, [100 * accuracy(run, "seen")[-1].mean() for run in logs], "^:", color="#009E73",
              label="seen answers right")
     bottom.plot(np.repeat(x, [*map(len, loss)]), np.concatenate(loss), ".", color="#999999", label="one seed")
     bottom.plot(x, [s.mean() for s in loss], "o-", color="#D55E00", label="mean over seeds")
@@ -262,7 +255,7 @@ def draw(kind: str, folder: Path, logs: list[RunLog]) -> None:
              *phases, "loss", "rule-follower", "memoriser", "way"]]
     for run in logs:
         unseen, minutes = accuracy(run, "heldout")[-1], run.columns["elapsed_s"][-1].max() / 60
-        answers = [mean_and_range(x) for x in (seen_accuracy(run)[-1], unseen)]
+        answers = [mean_and_range(x) for x in (accuracy(run, "seen")[-1], unseen)]
         answers += [share_of((unseen == 1).sum(), len(unseen)), *(phase(run) for _ in phases)]
         rows.append([run.folder.name, f"{run.notes['parameters']:,}", str(len(unseen)), f"{minutes:.1f}",
                      *(answers if run.notes["held_out"] else "-" * (3 + len(phases))), *loss_cells(run, "")])
