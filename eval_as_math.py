@@ -1,7 +1,7 @@
 """Addition and subtraction: does the model answer all 200 single-digit equations, the held-out ones too?
 
 As a script, a table per equation of one checkpoint, and eval_as_math.csv beside it:
-  python eval_as_math.py --out_dir=results/math_mini_14 [--all_seeds]
+  python eval_as_math.py --out_dir=results/math_mini_14 --all_seeds
 """
 import re
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Capital cities: does the model name the capital of each of the fifty countries?
 
 As a script, a line per country of one checkpoint, and eval_capitals.csv beside it:
-  python eval_capitals.py --out_dir=results/facts_mini_28 [--all_seeds]
+  python eval_capitals.py --out_dir=results/facts_mini_28 --all_seeds
 """
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
-from config import Key, UserError
+from config import MAY_CHANGE, Key, UserError
 
 # isort: split
 import numpy as np
@@ -22,7 +22,6 @@ import eval_as_math
 import train_with_eval
 from data.files import replace_file
 from data.log import RunLog
-from engine.state import MAY_CHANGE
 from plot_all_models import loss_cells, mean_and_range, percent, share_of
 from plot_results import REFERENCES, Axes, Figure, accuracy, find_log, markdown_table, save_figure, wilson
 from sample import open_model
@@ -77,7 +76,10 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
             c["dataset"] = f"{c['dataset']}_{data.spell(pairs, '_')}"
         differs = [f"{key}_{value}" for key, value in own.items() if key not in ("base", "num_seeds")]
         name = own.get("name") or "_".join(differs) or base.get("out_dir", "run")
-        runs.append(c | {"out_dir": f"{given['out_dir']}/{name}"})
+        c["out_dir"] = f"{given['out_dir']}/{name}"
+        if c["out_dir"] in (other["out_dir"] for other in runs):
+            raise UserError(f"{source} is {name} as one before it; give it a name of its own, name='...'")
+        runs.append(c)
     return study, runs
 
 
@@ -86,11 +88,13 @@ def read_log(c: dict) -> RunLog | None:
     of what the study asks."""
     if run := find_log(Path(c["out_dir"])):
         seeds = run.notes["seeds"]
+        asked = c | {"data_sha256": data.make(c["dataset"], *data.origin(c["dataset"]))[0].sha256}
         has = c | run.notes["config"] | {"seed": min(seeds), "num_seeds": len(seeds)}
-        for key in c.keys() - MAY_CHANGE:
-            if c[key] != has[key] and "auto" not in (c[key], has[key]):
-                raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {c[key]}; ask for "
-                                "that, remove the folder, or choose another --out_dir")
+        has["data_sha256"] = run.notes["data_sha256"]
+        for key in asked.keys() - MAY_CHANGE:
+            if asked[key] != has[key] and "auto" not in (asked[key], has[key]):
+                raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {asked[key]}; ask "
+                                "for that, remove the folder, or choose another --out_dir")
     return run
 
 
@@ -124,9 +128,9 @@ def train(runs: list[dict]) -> int:
         if at(run) == c["max_iters"]:
             continue
         print(f"\n{c['out_dir']}, {i + 1} of {len(runs)}; time left: {time_left(runs, logs)}", flush=True)
-        killed = run is None or at(run) < run.notes["config"]["max_iters"]  # before its first checkpoint
         begun = (Path(c["out_dir"]) / "ckpt.pt").exists()
-        c = c | ({"init_from": "resume"} if begun else {"overwrite": killed})
+        # without an evaluation it was killed as it began
+        c = c | ({"init_from": "resume"} if begun else {"overwrite": run is None})
         if code := train_with_eval.train(c, c):
             return code
         logs[i] = read_log(c)
@@ -137,6 +141,8 @@ def share(part: str) -> slice:
     """Of a study's runs, this process's: by --part or, under torchrun, by its rank, which trains
     ordinary runs. Raises UserError for a part that is none."""
     if os.environ.pop("TORCHELASTIC_RUN_ID", None):
+        if part != KEYS["part"].default:
+            raise UserError(f"--part={part} under torchrun will not do: there each process has its own part")
         part = f"{int(os.environ['RANK']) + 1}/{os.environ['WORLD_SIZE']}"
     number, _, of = part.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -209,17 +215,18 @@ def pair_scores(run: RunLog) -> tuple[float, float]:
     model, sampling = open_model(str(run.folder)), ("num_samples", "temperature", "top_k")
     texts = eval_as_math.ask(model, model.vocab, model.seeds, model.iters,
                              **{key: run.notes["config"][key] for key in sampling})
-    correct = eval_as_math.is_correct(texts)[:, eval_as_math.held_out_mask(model.held_out)]
-    return 100 * correct[:, :2].mean(), 100 * correct[:, 2:].mean()  # of (S, 4, num_samples)
+    correct = eval_as_math.is_correct(texts)  # (S, 200, num_samples)
+    held_out, is_add = eval_as_math.held_out_mask(model.held_out), eval_as_math.IS_ADD
+    return 100 * correct[:, held_out & is_add].mean(), 100 * correct[:, held_out & ~is_add].mean()
 
 
 def draw_pairs(fig: Figure, logs: list[RunLog]) -> None:
     """The held-out score of each pair, one a run: of addition above the diagonal, of subtraction below."""
     scores, ax = np.full((10, 10), np.nan), fig.subplots()
     for run in logs:
-        if len(run.notes["held_out"]) != 1:
-            raise UserError(f'{run.folder}: draw = "pairs" is for runs with one pair held out each')
-        a, b = sorted(run.notes["held_out"][0])
+        (a, b), *others = run.notes["held_out"]
+        if others or a == b:
+            raise UserError(f'{run.folder}: draw = "pairs" is for runs with one pair held out, of two digits')
         scores[a, b], scores[b, a] = pair_scores(run)
     fig.set_size_inches(7, 7)
     draw_cells(ax, scores, "{:.0f}".format, "right answers to the pair held out (%)", cmap="cividis")
@@ -247,6 +254,8 @@ def draw_phase(fig: Figure, logs: list[RunLog]) -> None:
 def draw(kind: str, folder: Path, logs: list[RunLog]) -> None:
     """Write a study's figure, and its table with a row for each run, beside its folder."""
     if kind != "table":
+        if lacking := [run.folder for run in logs if not run.notes["held_out"]]:
+            raise UserError(f'{lacking[0]} holds out no pair, which draw = "{kind}" is about; choose "table"')
         fig = Figure(figsize=(12, 7), layout="constrained")
         {"capacity": draw_capacity, "pairs": draw_pairs, "phase": draw_phase}[kind](fig, logs)
         save_figure(fig, Path(f"{folder}.png"))
@@ -267,7 +276,8 @@ def draw(kind: str, folder: Path, logs: list[RunLog]) -> None:
 
 def main(argv: list[str]) -> int:
     """Train and draw a study. Returns 0, or 128 + the signal that stopped it."""
-    on_line, paths = config.parse(argv, KEYS, __doc__, positional="STUDY")
+    keys = {name: key for name, key in KEYS.items() if name not in ("runs", "name")}
+    on_line, paths = config.parse(argv, keys, __doc__, positional="STUDY")
     if len(paths) != 1:
         raise UserError(f"{len(paths)} studies named; expected one, such as config/sweep_capacity.py")
     path = paths[0].removesuffix(".py") + "_wd.py" if on_line.get("wd") else paths[0]

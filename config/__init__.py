@@ -70,6 +70,9 @@ KEYS = {
     "wandb_run_name": Key("out_dir", "name of the run there; by default that of out_dir"),
 }
 
+MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device", "compile",
+              "wandb_log", "wandb_project", "wandb_run_name")  # when a run is resumed
+
 
 def nearest(name: str, known) -> str:
     """' (did you mean X?)' for the known name closest to `name`, or nothing."""
@@ -171,7 +174,7 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
     Raises UserError if it cannot be read, for values that will not do, and for what nearly is a key.
     """
     if "\0" in path or not os.path.isfile(path):
-        known = sorted(Path("config").glob("train_*.py"))
+        known = sorted(Path("config").glob("[!_]*.py"))
         raise UserError(f"there is no config file {path}{nearest(path, known)}; expected one such as "
                         "config/train_math_mini_14.py")
     given, names = {}, execute(path)

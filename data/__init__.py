@@ -58,11 +58,6 @@ def encode(text: str, vocab: str, what: str = "text") -> np.ndarray:
     return np.array([ids[c] for c in text], dtype=np.uint8)
 
 
-def decode(ids: np.ndarray, vocab: str) -> str:
-    """The text that token ids stand for."""
-    return "".join(vocab[i] for i in ids)
-
-
 def pairs_of(value: object, source: str) -> Pairs:
     """Held-out pairs, from ((3, 8), (2, 6)) or its like or the text "3-8,2-6", the digits of each in order.
 

@@ -27,7 +27,8 @@ CELLS = {  # the columns of results.csv, and what a cell may hold
     "facts_acc": ACCURACY, "combined_acc": ACCURACY, "elapsed_s": Key(0.0, "", lo=0, hi=1e12)}
 COLUMNS = tuple(CELLS)
 NOTES = {"seeds": Key([], ""), "tasks": Key([], ""), "parameters": Key(1, "", lo=1), "device": Key("cpu", ""),
-         "loss_floor": LOSS, "rule_loss": LOSS}  # of config.json
+         "data_sha256": Key("8d87", ""), "loss_floor": LOSS, "rule_loss": LOSS}  # of config.json
+OWN = (*config.MAY_CHANGE, "seed", "num_seeds", "dtype")  # settings in which a run's parts may differ
 SCORES = {"math": ("add", "sub"), "facts": ("facts",)}  # of each task, all that is asked
 
 
@@ -142,7 +143,8 @@ def read_run(folder: Path) -> RunLog:
     """
     notes, complete, row_of = zip(*map(read_part, parts(folder)))
     seeds, iters = [seed for part in notes for seed in part["seeds"]], sorted(set.intersection(*complete))
-    same = [[part[k] for k in ("parameters", "tasks", "held_out", "loss_floor")] for part in notes]
+    same = [[part[k] for k in ("tasks", "held_out", "data_sha256")] +
+            [part["config"].get(k) for k in config.KEYS if k not in OWN] for part in notes]
     if len(set(seeds)) < len(seeds) or same != same[:1] * len(same):
         raise UserError(f"{folder}: its rank folders are of different runs; remove those that do not belong")
     if not iters:

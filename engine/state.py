@@ -7,13 +7,11 @@ import torch
 
 import config
 import model
-from config import KEYS, UserError
+from config import KEYS, MAY_CHANGE, UserError
 from data import log
 from model import GPTConfig
 
 SCORE_OF = {"math": "math_acc", "facts": "facts_acc", "combined": "combined_acc"}  # best by which column
-MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device", "compile",
-              "wandb_log", "wandb_project", "wandb_run_name")  # on resume
 
 
 @dataclass

@@ -87,7 +87,7 @@ def test_the_folders_of_several_processes_are_one_run(tmp_path):
     assert run.notes["seeds"] == SEEDS and run.iters.tolist() == ITERS[:3]
     assert run.columns["add_correct"].tolist() == ADD[:3]
     assert log.parts(tmp_path / "rank_2") == [tmp_path / "rank_2"]
-    change_notes(tmp_path / "rank_2", parameters=7)
+    change_notes(tmp_path / "rank_2", config={"max_iters": 40, "n_embd": 7})
     with pytest.raises(UserError, match="of different runs"):
         log.read_run(tmp_path)
     write_run(tmp_path / "same" / "rank_0")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import config
+import data
 import sweep
 from data import log
 from helpers import log as rows_of
@@ -44,7 +45,8 @@ def write_log(folder: Path, seen: list, unseen: list, pair: tuple = (5, 7), n_em
         "sub_correct": (seen[i] + unseen[i] + 1) // 2, "sub_total": 100,
         "heldout_correct": unseen[i], "heldout_total": 4} for i in range(len(seen)) for seed in (1337, 1338)]
     folder.mkdir(parents=True)
-    notes = notes_of(["math"], [1337, 1338], config=c, held_out=[pair], parameters=100 * n_embd)
+    notes = notes_of(["math"], [1337, 1338], config=c, held_out=[pair], parameters=100 * n_embd,
+                     data_sha256=data.load("as_math").sha256)
     log.start(folder, notes, rows)
     return c
 
@@ -57,13 +59,17 @@ def test_a_study_is_trained_drawn_and_then_skipped(study, capsys):
     assert [path.name for path in folders] == ["n_embd_4", "n_embd_6"]
     wide, written = rows_of(folders[1]), (folders[0] / "results.csv").stat().st_mtime_ns
     assert len(wide) == 3 and "| n_embd_4 |" in (study.parent / "two.md").read_text()
-    for path in folders[1].glob("*.pt"):  # as if it was killed before its first checkpoint
-        path.unlink()
-    lines = (folders[1] / "results.csv").read_text().splitlines(keepends=True)
-    (folders[1] / "results.csv").write_text("".join(lines[:-1]))
+    header, *lines = (folders[1] / "results.csv").read_text().splitlines(keepends=True)
+    (folders[1] / "results.csv").write_text(header + lines[0])
+    (folders[1] / "ckpt.pt").rename(study.parent / "ckpt.pt")
+    with pytest.raises(config.UserError, match="n_embd_6 already holds a run"):
+        run(study)
+    assert "1 seed(s)  interrupted at 0" in capsys.readouterr().out
+    (study.parent / "ckpt.pt").rename(folders[1] / "ckpt.pt")
+    assert run(study) == 0 and "2 seed(s)  done" in capsys.readouterr().out
+    (folders[1] / "ckpt.pt").unlink()
+    (folders[1] / "results.csv").write_text(header)  # killed as it began
     assert run(study) == 0 and rows_of(folders[1]) == wide
-    said = capsys.readouterr().out
-    assert "2 seed(s)  done" in said and "1 seed(s)  interrupted at 2" in said
     assert (folders[0] / "results.csv").stat().st_mtime_ns == written
     for asked, says in (("num_seeds=3", "n_embd_4 has num_seeds = 2, the study asks for 3"),
                         ("max_iters=2", "max_iters = 2 is below the 4 that the run has done")):
@@ -90,6 +96,9 @@ def test_parts_share_the_runs_and_the_last_draws(study, capsys, monkeypatch):
     assert "| n_embd_6 |" in (study.parent / "two.md").read_text()
     for key, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(key, value)
+    with pytest.raises(config.UserError, match="--part=1/2 under torchrun"):
+        run(study, "--part=1/2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     capsys.readouterr()
     assert run(study) == 0 and "n_embd_6" not in capsys.readouterr().out.split("wrote")[0]
     assert "| n_embd_4 |" in (study.parent / "two.md").read_text()
@@ -104,7 +113,7 @@ def test_held_out_pairs_are_trained_on_their_data_and_drawn(tmp_path):
     assert np.mean(sweep.pair_scores(other)) == right.mean()
     assert (tmp_path / "p.png").stat().st_size > 10_000 and "5-7 has rank" in (tmp_path / "p.md").read_text()
     (tmp_path / "p.py").write_text('draw = "pairs"\nruns = [dict(held_out="3-8,2-6")]')
-    with pytest.raises(config.UserError, match="one pair held out each"):
+    with pytest.raises(config.UserError, match="one pair held out, of two digits"):
         run(tmp_path / "p.py", folder="q")
 
 
@@ -150,6 +159,8 @@ def test_figures_of_logs_by_hand(tmp_path, kind):
     ("runs = [dict(n_embd='6')]", [], "n_embd = '6' will not do"),
     ("runs = [dict(base='config/no.py')]", [], "config/no.py"),
     ("runs = [dict(held_out='5')]", [], "held_out"), ("runs = [{}]\ndraw = 'pie'", [], "draw = 'pie'"),
+    ("runs = [dict(name='a'), dict(name='a')]", [], "run 2 is a as one before"),
+    ("runs = [{}]", ["--name=a"], "unknown argument"),
     ("runs = [{}]", ["--part=0/2"], "--part=0/2"), ("runs = [{}]", ["--wd"], "sweep_bad_wd.py"),
     ("runs = [{}]", ["--overwrite=True"], "unknown argument"), ("runs = [{}]", ["b.py"], "2 studies")])
 def test_mistakes_are_one_line(tmp_path, text, args, says):
