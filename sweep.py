@@ -181,7 +181,9 @@ def draw_capacity(fig: Figure, logs: list[RunLog]) -> None:
     top, bottom = fig.subplots(2, sharex=True)
     top.errorbar(x, 100 * right, 100 * abs(ends - right), color="#771166", marker="o", capsize=3,
                  label="seeds with all held-out answers right, Wilson 95%")
-    mean, error = 100 * np.array([(s.mean(), 1.96 * s.std() / max(1, len(s) - 1) ** 0.5) for s in unseen]).T
+    mean, spread, n = np.array([(s.mean(), s.std(), max(1, len(s) - 1)) for s in unseen]).T
+    student = 1.96 + 2.372 / n + 2.823 / n ** 2  # its 97.5% quantile, for n > 2 to 4%
+    mean, error = 100 * mean, 100 * student * spread / n ** 0.5
     top.plot(x, mean, "s--", color="#0072B2", label="held-out answers right, and the mean's 95%")
     top.fill_between(x, (mean - error).clip(0), (mean + error).clip(max=100), color="#0072B2", alpha=0.15)
     top.set(ylim=(-5, 105), ylabel="%")

@@ -22,7 +22,7 @@ from data.batches import BLOCK
 from engine import fused, pytorch
 from model import GPTConfig, shapes
 
-COMPILE_FROM = {"fused": 500, "compiled": 3000}  # iterations from which compiling earns its time back
+COMPILE_FROM = {"fused": 500, "compiled": 3000}  # iterations from which it pays; the latter is a guess
 
 
 class Engine(Protocol):
