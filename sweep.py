@@ -202,12 +202,12 @@ def draw_capacity(fig: Figure, logs: list[RunLog]) -> None:
 
 
 def draw_cells(ax: Axes, values: np.ndarray, text: Callable, title: str, **colours) -> None:
-    """Values (rows, columns) as coloured cells, none for NaN, each with its `text(value)`, dark on light."""
+    """Values (rows, columns) as coloured cells, none for NaN, each with its `text(i, j)`, dark on light."""
     edges, colours = [np.arange(n + 1) - 0.5 for n in values.shape], {"vmin": 0, "vmax": 100} | colours
     mesh = ax.pcolormesh(*edges[::-1], values, edgecolors="white", linewidth=2, **colours)
     for i, j in zip(*np.isfinite(values).nonzero()):
         light = np.dot(mesh.to_rgba(values[i, j])[:3], (0.3, 0.59, 0.11)) > 0.45
-        ax.text(j, i, text(values[i, j]), color="black" if light else "white", ha="center", va="center")
+        ax.text(j, i, text(i, j), color="black" if light else "white", ha="center", va="center")
     ax.set_title(title)
 
 
@@ -231,7 +231,8 @@ def draw_pairs(fig: Figure, logs: list[RunLog]) -> None:
             raise UserError(f'{run.folder}: draw = "pairs" is for runs with one pair held out, of two digits')
         scores[a, b], scores[b, a] = pair_scores(run)
     fig.set_size_inches(7, 7)
-    draw_cells(ax, scores, "{:.0f}".format, "right answers to the pair held out (%)", cmap="cividis")
+    draw_cells(ax, scores, lambda *at: f"{scores[at]:.0f}", "right answers to the pair held out (%)",
+               cmap="cividis")
     ax.set(xticks=range(10), yticks=range(10), xlabel="above the diagonal: addition, a+b and b+a",
            ylabel="below the diagonal: subtraction, a-b and b-a")
     ax.invert_yaxis()
@@ -241,13 +242,15 @@ def draw_phase(fig: Figure, logs: list[RunLog]) -> None:
     """The phases, and the held-out score behind them, over the width and the number of held-out pairs."""
     place = {(run.notes["config"]["n_embd"], len(run.notes["held_out"])): run for run in logs}
     rows, columns = (sorted(set(axis)) for axis in zip(*place))
-    phases, scores = np.full((2, len(rows), len(columns)), np.nan)
+    phases, seen, unseen = np.full((3, len(rows), len(columns)), np.nan)
     for (n, k), run in place.items():
         at = rows.index(n), columns.index(k)
-        phases[at], scores[at] = [*PHASES].index(phase(run)), 100 * accuracy(run, "heldout")[-1].mean()
+        phases[at] = [*PHASES].index(phase(run))
+        seen[at], unseen[at] = (100 * accuracy(run, name)[-1].mean() for name in ("seen", "heldout"))
     (left, right), colours = fig.subplots(1, 2, sharey=True), ListedColormap([*PHASES.values()])
-    draw_cells(left, phases, lambda i: [*PHASES][int(i)], "phase", cmap=colours, vmax=3)
-    draw_cells(right, scores, "{:.0f}".format, "right held-out answers (%)", cmap="cividis")
+    draw_cells(left, phases, lambda *at: f"{[*PHASES][int(phases[at])]}\n{seen[at]:.0f}",
+               "phase, and right answers to what was seen (%)", cmap=colours, vmax=3)
+    draw_cells(right, unseen, lambda *at: f"{unseen[at]:.0f}", "right held-out answers (%)", cmap="cividis")
     for ax in (left, right):
         ax.set(xticks=range(len(columns)), xticklabels=columns, xlabel="pairs held out, of 45")
     left.set(yticks=range(len(rows)), yticklabels=rows, ylabel="n_embd")
