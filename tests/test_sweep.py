@@ -10,6 +10,7 @@ import config
 import data
 import sweep
 from data import log
+from helpers import ROOT
 from helpers import log as rows_of
 from runs import notes_of
 from sweep import draw, main, phase, rank, read_log, read_study, time_left
@@ -151,6 +152,16 @@ def test_figures_of_logs_by_hand(tmp_path, kind):
     assert main([str(tmp_path / "s.py"), "--plot", f"--out_dir={tmp_path}/s"]) == 0
     assert (tmp_path / "s.png").stat().st_size > 10_000 and not (tmp_path / "s" / "n_embd_56").exists()
     assert (" grokking " in (tmp_path / "s.md").read_text()) == (kind == "phase")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "results").glob("*.md")
+                                  if (ROOT / "config" / f"sweep_{path.stem}.py").exists()])
+def test_published_studies_are_those_of_the_committed_logs(tmp_path, name):
+    """Every run of the study, as its file asks for it."""
+    study, runs = read_study(f"config/sweep_{name}.py", {"out_dir": str(ROOT / "results" / name)})
+    draw(study["draw"], tmp_path / name, [read_log(c) for c in runs])
+    published = ROOT / "results" / f"{name}.md"
+    assert (tmp_path / f"{name}.md").read_text() == published.read_text()
 
 
 @pytest.mark.parametrize("text, args, says", [
