@@ -89,8 +89,8 @@ def read_log(c: dict) -> RunLog | None:
     if run := find_log(Path(c["out_dir"])):
         seeds = run.notes["seeds"]
         asked = c | {"data_sha256": data.make(c["dataset"], *data.origin(c["dataset"]))[0].sha256}
-        has = c | run.notes["config"] | {"seed": min(seeds), "num_seeds": len(seeds)}
-        has["data_sha256"] = run.notes["data_sha256"]
+        has = c | run.notes["config"] | {"seed": min(seeds), "num_seeds": len(seeds),
+                                         "data_sha256": run.notes["data_sha256"]}
         for key in asked.keys() - MAY_CHANGE:
             if asked[key] != has[key] and "auto" not in (asked[key], has[key]):
                 raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {asked[key]}; ask "
