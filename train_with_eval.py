@@ -2,8 +2,8 @@
   python train_with_eval.py config/train_math_mini_14.py --num_seeds=8
   python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
-Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt, and
-`lock`, the id of the process that trains there, or did last.
+Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt, with
+--keep_every=250 ckpt_000250.pt and so on, and `lock`, the id of the process that trains there, or did last.
 """
 import math
 import os
@@ -30,11 +30,12 @@ import eval_capitals
 from data import log
 from data.batches import Batches
 from data.files import Lock
-from engine.state import Progress, check_finite, fresh, keep_best, resume, save_best, save_latest
+from engine.state import Progress, check_finite, fresh, keep_best, resume, save_best, save_kept, save_latest
 from model import count_parameters, seeds_of, shape_of
 
 EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
-RUN_FILES = ("ckpt.pt", "ckpt_best_*.pt", "results.csv", "config.json")  # without the first no run resumes
+# without the first no run resumes
+RUN_FILES = ("ckpt.pt", "ckpt_best_*.pt", "ckpt_[0-9]*.pt", "results.csv", "config.json")
 LOOK_EVERY_S, SAVE_EVERY_S = 0.2, 30  # at the signals; between two checkpoints
 
 
@@ -175,6 +176,8 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
               disable=not sys.stderr.isatty()) as bar:
         while True:
             last = at.iter_num == c["max_iters"]
+            if c["keep_every"] and at.iter_num % c["keep_every"] == 0:
+                save_kept(folder, model.cfg, model.state, at, about)
             if last or at.iter_num % c["eval_interval"] == 0:
                 if last or time.perf_counter() - saved > SAVE_EVERY_S:
                     save_best(folder, model.cfg, at, about)
@@ -196,7 +199,8 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
                 if not last:
                     save_latest(folder, model.cfg, model.state, at, about)
                 return 0 if last else signals.caught
-            left = min(c["eval_interval"] - at.iter_num % c["eval_interval"], c["max_iters"] - at.iter_num)
+            left = min(c["max_iters"] - at.iter_num, *(every - at.iter_num % every for every in
+                                                       (c["eval_interval"], c["keep_every"]) if every))
             start, batch = time.perf_counter(), batches.get(at.iter_num, min(left, burst))
             model.train(torch.from_numpy(batch), rates(at.iter_num, len(batch), c))
             at.iter_num += len(batch)

@@ -45,6 +45,7 @@ KEYS = {
     "num_samples": Key(10, "samples per prompt in an evaluation", lo=1, hi=10_000),
     "temperature": Key(0.01, "of the evaluation's samples; 0 is greedy", lo=0, hi=1e6),
     "top_k": Key(10, "sample among the k likeliest characters; beyond the vocabulary: all", lo=1, hi=10**8),
+    "keep_every": Key(0, "iterations between two ckpt_000250.pt, weights alone; 0: none", lo=0, hi=10**8),
     "batch_size": Key(882, "windows in a batch, per seed", lo=1, hi=1_000_000),
     "block_size": Key(9, "characters in a window, the longest context", lo=1, hi=4096),
     "n_layer": Key(1, "Transformer blocks", lo=1, hi=1000),
@@ -70,7 +71,7 @@ KEYS = {
     "wandb_run_name": Key("out_dir", "name of the run there; by default that of out_dir"),
 }
 
-MAY_CHANGE = ("out_dir", "init_from", "overwrite", "max_iters", "device", "compile",
+MAY_CHANGE = ("out_dir", "init_from", "overwrite", "keep_every", "max_iters", "device", "compile",
               "wandb_log", "wandb_project", "wandb_run_name")  # when a run is resumed
 
 

@@ -75,6 +75,14 @@ def save_latest(folder: Path, cfg: GPTConfig, state: dict[str, torch.Tensor], at
         optimizer=optimizer, random=random, elapsed_s=at.elapsed_s))
 
 
+def save_kept(folder: Path, cfg: GPTConfig, state: dict[str, torch.Tensor], at: Progress,
+              about: dict) -> None:
+    """Write ckpt_000250.pt or such, the weights alone. Raises UserError for what is not finite."""
+    check_finite(state["params"], about["seeds"], at.iter_num)
+    model.save_checkpoint(folder / f"ckpt_{at.iter_num:06}.pt", model.checkpoint(
+        state["params"], cfg, **about, iter_num=at.iter_num))
+
+
 def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.Tensor]]:
     """Read a ckpt.pt to go on from: (its dict, its GPTConfig, the run's progress, the engine's state).
 

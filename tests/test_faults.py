@@ -264,7 +264,7 @@ def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
 def test_what_a_killed_run_left_half_written_is_swept_up(tmp_path):
     """Of a trainer's files only; another tool may be writing its own."""
     folder = train(tmp_path / "run")
-    for name in (".ckpt.pt.1.part", ".ckpt_best_math.pt.1.part", ".results.csv.1.part", ".plot.png.1.part"):
+    for name in (".ckpt.pt.1.part", ".ckpt_000250.pt.1.part", ".results.csv.1.part", ".plot.png.1.part"):
         (folder / name).touch()
     resume(folder)
     assert {p.name for p in folder.glob(".*")} == {".plot.png.1.part"}

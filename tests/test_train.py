@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import engine
+import eval_as_math
 from config import UserError
 from data.batches import BLOCK, Batches, draw_block
 from data.log import COLUMNS
 from engine import pytorch
+from engine.state import load_latest
 from helpers import contents, log, resume, same, settings, spawn, train, weights
 from model import init_weights, load_checkpoint
 from train_with_eval import learning_rate, rates
@@ -178,6 +180,24 @@ def test_resuming_a_run_that_was_shorter_equals_one_never_interrupted(plain_run,
     assert same(folder, plain_run)
     best = "ckpt_best_math.pt"
     assert torch.equal(weights(folder, best), weights(plain_run, best))
+
+
+def test_kept_checkpoints_are_the_weights_at_their_iterations(plain_run, tmp_path, capsys):
+    """Whatever eval_interval; resumed too. They hold no optimizer, readers take them, --overwrite not."""
+    folder = train(tmp_path / "run", "--max_iters=15", "--keep_every=5")
+    resume(folder, "--max_iters=40")
+    kept = [f"ckpt_{it:06}.pt" for it in range(0, 41, 5)]
+    assert sorted(path.name for path in folder.glob("ckpt_0*.pt")) == kept and same(folder, plain_run)
+    assert torch.equal(weights(folder, kept[8]), weights(folder))
+    assert torch.equal(weights(folder, kept[5]), weights(train(tmp_path / "then", "--max_iters=25")))
+    assert load_checkpoint(folder / kept[5])[0].keys() == load_checkpoint(folder / "ckpt.pt")[0].keys() - {
+        "optimizer", "random", "best", "metrics", "elapsed_s"}
+    eval_as_math.main([f"--out_dir={folder}", f"--ckpt={kept[5]}", "--num_samples=1"])
+    assert "iteration 25\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match="ckpt_000025.pt cannot be resumed"):
+        load_latest(folder / kept[5])
+    train(folder, "--overwrite=True", "--max_iters=0")
+    assert {p.name for p in folder.glob("*.pt")} == {"ckpt.pt", "ckpt_best_math.pt"}
 
 
 @pytest.mark.parametrize("arg", [
