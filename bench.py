@@ -47,7 +47,7 @@ KEYS = {
     "num_seeds": Key("1", "numbers of seeds to time, such as 1,8,64"),
     "seconds": Key(5.0, "how long to time the iterations of each", lo=0.01, hi=600),
     "baseline": Key("none", "what to compare with: plain, jax, or plain,jax"),
-    "json": Key("none", "write the figures to this file as well"),
+    "json": Key("none", "write the figures to this file as well", path=True),
     **{name: config.KEYS[name] for name in ("device", "dtype", "compile")},
 }
 BASELINE = Key("none", "", choices=("none", "plain", "jax"))

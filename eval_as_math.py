@@ -1,10 +1,9 @@
 """Addition and subtraction: does the model answer all 200 single-digit equations, the held-out ones too?
 
-As a script, a table per equation of one checkpoint, and eval_as_math.csv beside it:
+As a script, a table per equation of one checkpoint; with --csv=FILE a row per seed and equation there:
   python eval_as_math.py --out_dir=results/math_mini_14 --all_seeds
 """
 import re
-from pathlib import Path
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
 
@@ -89,14 +88,14 @@ def report(texts: np.ndarray, correct: np.ndarray, unit: str, pairs) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate a checkpoint, write eval_as_math.csv, a row per seed and equation, and print a report.
+    """Evaluate a checkpoint and print a report.
 
     Over seeds, an equation counts as right for a seed if all its samples are.
     """
     args, model, texts = ask_run(argv, __doc__, ask)
     correct, answers, held_out = is_correct(texts), distinct_texts(texts), held_out_mask(model.held_out)
     header = ["seed", "iter", "a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
-    write_table(Path(args["out_dir"]) / "eval_as_math.csv", header,
+    write_table(args["csv"], header,
                 ((*who, a, op, b, answer(a, op, b), int(held_out[i]), correct[s, i].sum(), texts.shape[2],
                   answers[s, i]) for s, who in enumerate(zip(model.seeds, model.iters))
                  for i, (a, op, b) in enumerate(EQUATIONS)))

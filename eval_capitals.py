@@ -1,10 +1,8 @@
 """Capital cities: does the model name the capital of each of the fifty countries?
 
-As a script, a line per country of one checkpoint, and eval_capitals.csv beside it:
+As a script, a line per country of one checkpoint; with --csv=FILE a row per seed and country there:
   python eval_capitals.py --out_dir=results/facts_mini_28 --all_seeds
 """
-from pathlib import Path
-
 import config  # before numpy and torch: from then on Ctrl-C is quiet
 
 # isort: split
@@ -62,14 +60,14 @@ def report(said: np.ndarray, correct: np.ndarray) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate a checkpoint, write eval_capitals.csv, a row per seed and country, and print a report.
+    """Evaluate a checkpoint and print a report.
 
     Over seeds, a capital counts as right for a seed if all its samples are.
     """
     args, model, texts = ask_run(argv, __doc__, ask)
     correct, said = is_correct(texts), distinct_texts(answers(texts))
     header = ["seed", "iter", "country", "capital", "correct", "total", "answers"]
-    write_table(Path(args["out_dir"]) / "eval_capitals.csv", header,
+    write_table(args["csv"], header,
                 ((*who, *place, correct[s, i].sum(), texts.shape[2], said[s, i])
                  for s, who in enumerate(zip(model.seeds, model.iters))
                  for i, place in enumerate(capitals())))

@@ -201,8 +201,9 @@ def same_tensor(tensor: object, shape: tuple[int, ...]) -> bool:
             and tensor.dtype == torch.float32 and tensor.shape == shape)
 
 
-def checked(ckpt: object, vocab: str | None) -> tuple[dict, GPTConfig]:
-    """A checkpoint's dict, with `vocab` or its own, and its GPTConfig, if all of it belongs together.
+def checked(ckpt: object, about: dict) -> tuple[dict, GPTConfig]:
+    """A checkpoint's dict and its GPTConfig, if all of it belongs together; what the data say, `about`, are
+    the `vocab` and `held_out` of one that has none.
 
     Raises one of the errors that `load_checkpoint` puts into words, for whatever is not as it should be.
     """
@@ -222,24 +223,27 @@ def checked(ckpt: object, vocab: str | None) -> tuple[dict, GPTConfig]:
                          "a GPT without biases")
     if not model["lm_head.weight"].equal(model["transformer.wte.weight"]):
         raise ValueError("lm_head and wte are not tied")
-    own = ckpt.get("vocab")
-    vocab = own if vocab is None else vocab
-    if not (isinstance(vocab, str) and own in (None, vocab)
+    ckpt = {"held_out": ()} | about | ckpt
+    vocab = ckpt["vocab"]
+    if not (isinstance(vocab, str) and vocab == about.get("vocab", vocab)
             and len(set(vocab)) == len(vocab) == cfg.vocab_size):
         raise ValueError(f"its vocabulary of {cfg.vocab_size} characters is another one, or none")
-    return ckpt | {"vocab": vocab, "held_out": data.pairs_of(ckpt.get("held_out", ()), "held_out")}, cfg
+    return ckpt | {"held_out": data.pairs_of(ckpt["held_out"], "held_out")}, cfg
 
 
 def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
-    """Read a checkpoint: (its dict, its GPTConfig). nanoGPT's is taken too, with the vocabulary of `dataset`.
+    """Read a checkpoint: (its dict, its GPTConfig). nanoGPT's is taken too, as trained on `dataset`.
 
     Raises UserError as `read_tensors` does, and if it is not of this GPT, or of another vocabulary.
     """
-    vocab, ckpt = data.load(dataset).vocab if dataset else None, read_tensors(path)
-    if isinstance(ckpt, dict) and ckpt.get("vocab") is None and vocab is None:
+    ckpt, about = read_tensors(path), {}
+    if dataset:
+        of = data.load(dataset)
+        about = {"vocab": of.vocab, "held_out": of.held_out}
+    if isinstance(ckpt, dict) and ckpt.get("vocab") is None and not dataset:
         raise UserError(f"{path} holds no vocabulary; name the data it was trained on, as --dataset=as_math")
     try:
-        return checked(ckpt, vocab)
+        return checked(ckpt, about)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, UserError) as e:
         raise UserError(f"{path}: {e or 'damaged'} ({type(e).__name__}); expected a checkpoint of "
                         "train_with_eval.py or of nanoGPT" + f", of data/{dataset}" * bool(dataset)) from None

@@ -23,7 +23,7 @@ from plot_results import CURVES, OPERATIONS, Axes, Figure, accuracy, markdown_ta
 
 RESULTS = Path(__file__).resolve().parent / "results"
 KEYS = {
-    "root_dir": Key(".", "folder of the runs' folders, and for the figures and tables"),
+    "root_dir": Key(".", "folder of the runs' folders, and for the figures and tables", path=True),
     "wd": Key(False, "the regularised runs"),
 }
 MODELS = {"14": "n14", "28": "n28", "56": "n56", "mlt": "MLT"}

@@ -26,7 +26,7 @@ from data.log import SCORES, NoEvaluation, RunLog, parts, read_run
 
 OPERATIONS = {"math": ["math"], "facts": ["facts"], "both": ["math", "facts"]}
 KEYS = {
-    "model_folder": Key("math_mini_14", "folder of the run"),
+    "model_folder": Key("math_mini_14", "folder of the run", path=True),
     "operation": Key("all that the run has", "what to draw", choices=tuple(OPERATIONS)),
 }
 

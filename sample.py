@@ -19,12 +19,14 @@ from model import GPTConfig, flatten, forward, load_checkpoint, unflatten
 ROWS = 4096  # texts in one forward pass, of all seeds together
 RUN_KEYS = {  # what every tool that reads a run takes
     "out_dir": KEYS["out_dir"],
-    "ckpt": Key("ckpt.pt", "checkpoint in out_dir, such as ckpt_best_math.pt"),
+    "ckpt": Key("ckpt.pt", "checkpoint in out_dir, such as ckpt_best_math.pt", path=True),
     "model_seed": Key(-1, "which trained seed; -1 is the first", lo=-1),
-    "dataset": Key("", "whose vocabulary a checkpoint without one, nanoGPT's, was trained with"),
+    "dataset": Key("", "what a checkpoint that does not say it, nanoGPT's, was trained on"),
 }
+ASK_KEYS = {"all_seeds": Key(False, "ask every trained seed instead of model_seed alone"),
+            "csv": Key("", "file for a table of the answers; by default none is written", path=True)}
 SAMPLE_KEYS = {
-    "start": Key("\n", "prompt, or FILE:prompt.txt"),
+    "start": Key("\n", "prompt, or FILE:prompt.txt, whose last newline is the file's, not the prompt's"),
     "num_samples": Key(10, "how many samples to print", lo=1, hi=100_000),
     "max_new_tokens": Key(50, "characters in each sample", lo=1, hi=100_000),
     "temperature": Key(0.8, "1 leaves the model's distribution as it is, 0 is greedy", lo=0, hi=1e6),
@@ -155,8 +157,7 @@ def ask_run(argv: list[str], doc: str, ask) -> tuple[dict, Trained, np.ndarray]:
     What they say is what `ask(model, vocab, seeds, iters, **sampling)` gives, (S, prompts, num_samples).
     """
     sampling = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
-    every = {"all_seeds": Key(False, "ask every trained seed instead of model_seed alone")}
-    args = config.settings(argv, RUN_KEYS | sampling | every, doc)
+    args = config.settings(argv, RUN_KEYS | sampling | ASK_KEYS, doc)
     model = open_model(args["out_dir"], args["ckpt"], args["dataset"])
     model = model if args["all_seeds"] else model.only(args["model_seed"])
     texts = ask(model, model.vocab, model.seeds, model.iters, **{name: args[name] for name in sampling})
@@ -185,9 +186,9 @@ def read_prompt(start: str) -> str:
     """The prompt that `--start` stands for. Raises UserError if its file is missing or no text."""
     if not start.startswith("FILE:"):
         return start
-    path = Path(start.removeprefix("FILE:"))
+    path = Path(start.removeprefix("FILE:")).expanduser()
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").removesuffix("\n")
     except OSError as e:
         raise UserError(f"prompt file {path}: {e.strerror}; expected a text file") from None
     except UnicodeDecodeError:

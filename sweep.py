@@ -30,11 +30,12 @@ from matplotlib.colors import ListedColormap  # isort: skip  after plot_results,
 
 KEYS = {name: key for name, key in config.KEYS.items() if name not in ("init_from", "overwrite")} | {
     "runs": Key([], "a dict for each run, of the keys that it sets"),
-    "base": Key("config/train_math_mini_14.py", "run config that the runs begin with"),
+    "base": Key("config/train_math_mini_14.py", "run config that the runs begin with", path=True),
     "held_out": Key("5-7", "pairs held out, such as 3-8,2-6: trains on that variant of the dataset"),
     "name": Key("n_embd_14", "of a run; by default what it sets"),
     "draw": Key("table", "what to draw", choices=("capacity", "pairs", "phase", "table", "nothing")),
-    "out_dir": Key("results/STUDY", "folder of the runs' folders; figure and table lie beside it"),
+    "out_dir": Key("results/STUDY", "folder of the runs' folders; figure and table lie beside it",
+                   path=True),
     "plot": Key(False, "only draw what is done"),
     "part": Key("1/1", "2/4: every fourth run from the second on"),
     "wd": Key(False, "the regularised runs: the study in the file that ends in _wd.py")}

@@ -143,12 +143,15 @@ def refuse_to_overwrite(c: dict, folder: Path) -> None:
 
 
 def git_commit() -> str | None:
-    """The repository's commit, with '-dirty' if its files differ from it; None outside git."""
-    if shutil.which("git") is None:
+    """The repository's commit, with '-dirty' if its files differ from it; None outside git, and in another
+    repository's folder."""
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True).stdout.strip()
+
+    here = Path(__file__).resolve().parent
+    if shutil.which("git") is None or git("rev-parse", "--show-toplevel") != here.as_posix():
         return None
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return done.stdout.strip() or None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
 
 
 def notes(c: dict, dataset: data.Dataset) -> dict:

@@ -26,18 +26,30 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class Key:
-    """One setting. `lo` <= value <= `hi` for numbers, `choices` for the rest; an int is taken for a float."""
+    """One setting. `lo` <= value <= `hi` for numbers, `choices` for the rest; an int is taken for a float.
+    A `path` may begin with ~, the home folder."""
     default: object
     help: str
     lo: float = -math.inf
     hi: float = math.inf
     choices: tuple = ()
+    path: bool = False
+
+    def expected(self) -> str:
+        """What its value may be, in words."""
+        words = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, not empty"}
+        bounds = [f"{word} {b:g}" for word, b in (("at least", self.lo), ("at most", self.hi))
+                  if math.isfinite(b)]
+        kind = type(self.default)
+        return (f"one of {', '.join(map(str, self.choices))}" if self.choices else
+                f"{words.get(kind, f'a {kind.__name__}')} {' and '.join(bounds)}".strip())
 
 
 KEYS = {
-    "out_dir": Key("math_mini_14", "folder for the log and the checkpoints of the run"),
+    "out_dir": Key("math_mini_14", "folder for the log and the checkpoints of the run", path=True),
     "dataset": Key("as_math", "folder under data/: as_math, facts_char or both_math_and_facts"),
-    "init_from": Key("scratch", "start anew, or go on from out_dir's ckpt.pt", choices=("scratch", "resume")),
+    "init_from": Key("scratch", "start anew, or go on from out_dir's ckpt.pt; auto: go on if there is a run, "
+                     "which must have these settings", choices=("scratch", "resume", "auto")),
     "overwrite": Key(False, "replace a run that out_dir already holds"),
     "seed": Key(1337, "the first seed", lo=0, hi=2**31 - 1),
     "num_seeds": Key(1, "how many seeds train at once: seed, seed + 1, ...", lo=1, hi=100_000),
@@ -93,16 +105,15 @@ def check(name: str, value: object, key: Key, source: str) -> object:
         good = key.lo <= value <= key.hi and abs(value) < math.inf  # which no JSON holds, nor nan
     elif good and kind is str:
         good = value and not re.search("[\0\ud800-\udfff]", value)
+        if good and key.path:
+            value = os.path.expanduser(value)
+            good = value[0] != "~"  # there is no such home
     if good:
         return value
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, not empty"}
-    bounds = [f"{word} {b:g}" for word, b in (("at least", key.lo), ("at most", key.hi)) if math.isfinite(b)]
-    expected = (f"one of {', '.join(map(str, key.choices))}" if key.choices else
-                f"{words.get(kind, f'a {kind.__name__}')} {' and '.join(bounds)}".strip())
     # an int of thousands of digits cannot be printed, a config's own object may refuse
     plain = isinstance(value, str | float | None) or isinstance(value, int) and abs(value) < 1e40
     shown = repr(value) if plain else f"some {type(value).__name__}"
-    raise UserError(f"{source}: {name} = {shown} will not do; expected {expected}")
+    raise UserError(f"{source}: {name} = {shown} will not do; expected {key.expected()}")
 
 
 def from_text(text: str, key: Key) -> object:
@@ -126,7 +137,7 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional=""
         word = rest.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
         if word in ("--help", "-h"):
-            print(description, *(f"  --{k} VALUE\n        {key.help} [{key.default}]"
+            print(description, *(f"  --{k} VALUE\n        {key.help} [{key.default}]; {key.expected()}"
                                  for k, key in keys.items()), sep="\n")
             sys.exit(0)
         if positional and not word.startswith("-"):
@@ -170,9 +181,9 @@ def execute(path: str) -> dict:
 
 
 def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
-    """The settings that a run config assigns; modules, functions and names unlike any key are its own.
+    """The settings that a run config assigns; modules, functions, CONSTANTS and _names are its own.
 
-    Raises UserError if it cannot be read, for values that will not do, and for what nearly is a key.
+    Raises UserError if it cannot be read, for values that will not do, and for a name that is no key.
     """
     if "\0" in path or not os.path.isfile(path):
         known = sorted(Path("config").glob("[!_]*.py"))
@@ -185,7 +196,7 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
         own = name.startswith("_") or name.isupper() or isinstance(value, ModuleType) or callable(value)
         if name in keys:
             given[name] = check(name, value, keys[name], path)
-        elif not own and nearest(name, keys):
+        elif not own:
             raise UserError(f"{path}: unknown key {name}{nearest(name, keys)}; begin your own names with _")
     return given
 

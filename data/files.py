@@ -46,10 +46,11 @@ def table(rows: Iterable) -> bytes:
     return out.getvalue().encode()
 
 
-def write_table(path: Path, header: list[str], rows: Iterable) -> None:
-    """Write a table as CSV, at once or not at all, and say so."""
-    replace_file(path, table([header, *rows]))
-    print(f"wrote {path}")
+def write_table(path: str, header: list[str], rows: Iterable) -> None:
+    """Write a table as CSV, at once or not at all, and say so; nothing if there is no `path`."""
+    if path:
+        replace_file(Path(path), table([header, *rows]))
+        print(f"wrote {path}")
 
 
 class Lock:

@@ -34,8 +34,7 @@ from helpers import ROOT, TASKS, run_script
 from model import load_checkpoint
 from sample import RUN_KEYS
 
-EVALUATION = {**RUN_KEYS, **{k: KEYS[k] for k in ("num_samples", "temperature", "top_k")},
-              "all_seeds": Key(False, "")}
+EVALUATION = RUN_KEYS | sample.ASK_KEYS | {k: KEYS[k] for k in ("num_samples", "temperature", "top_k")}
 MATH = ["--out_dir=math"]
 SCRIPTS = {  # what is run, its keys, and a command line that is good in the sandbox
     "train_with_eval": (train_with_eval.main, KEYS, ["--out_dir=new", "--max_iters=0", "--device=cpu"]),

@@ -13,8 +13,8 @@ from helpers import ROOT, RUNS, SIZES, TASKS
 BLOCK_SIZE = {"math": 9, "facts": 24, "both": 24}
 BATCH_SIZE = {"math": 882, "facts": 576, "both": 576}
 SAME = dict(num_seeds=1, seed=1337, eval_interval=250, num_samples=10, temperature=0.01, top_k=10,
-            max_iters=30_000, warmup_iters=2_000, lr_decay_iters=25_000, beta1=0.9, beta2=0.99, grad_clip=1.0,
-            init_from="scratch", overwrite=False, device="auto", dtype="auto", compile="auto",
+            keep_every=0, max_iters=30_000, warmup_iters=2_000, lr_decay_iters=25_000, beta1=0.9, beta2=0.99,
+            grad_clip=1.0, init_from="scratch", overwrite=False, device="auto", dtype="auto", compile="auto",
             wandb_log=False, wandb_project="too-big-to-think", wandb_run_name="out_dir")
 MLT = dict(n_layer=6, n_head=6, n_embd=384, mlp_expansion=4, dropout=0.2, weight_decay=0.1,
            learning_rate=1e-5, min_lr=1e-6)
@@ -63,6 +63,19 @@ def test_command_line_forms():
     assert config.settings(["--a=2"], {"a": Key(1, ""), "b": Key("x", "")}, "") == {"a": 2, "b": "x"}
 
 
+@pytest.mark.parametrize("home", ["/somewhere", ""], ids=["a home", "none"])
+def test_a_path_may_begin_with_the_home_folder(home, monkeypatch, tmp_path):
+    """In a config file too, which no shell reads; where the home is not known it is no folder named ~."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", home) if home else path)
+    (tmp_path / "c.py").write_text("out_dir = '~/runs/x'")
+    for argv in (["--out_dir=~/runs/x"], [str(tmp_path / "c.py")]):
+        if home:
+            assert read(*argv, "--wandb_project=~")["out_dir"] == "/somewhere/runs/x"
+        else:
+            with pytest.raises(UserError, match="out_dir = '~/runs/x' will not do"):
+                read(*argv)
+
+
 WRONG_LINES = [
     ("--learning_rte=1", "learning_rte.*did you mean learning_rate"), ("--zzzzqqq=1", "zzzzqqq"),
     ("--seed=abc", "seed = 'abc'.*whole number"), ("--n_embd=1.5", "n_embd = .*1.5.*whole number"),
@@ -85,6 +98,8 @@ def test_wrong_command_line_says_what_was_expected(line, message):
 
 WRONG_FILES = {
     "unknown key": (b"learning_rte = 1", "unknown key learning_rte .did you mean learning_rate"),
+    "no key at all": (b"lr = 1", "unknown key lr.*begin your own names with _"),
+    "a study's key": (b"held_out = '3-8'", "unknown key held_out"),
     "syntax error": (b"n_embd = 14\nn_head = = 2", "line 2: SyntaxError: invalid syntax;"),
     "raises": (b"n_embd = 14\nn_head = 1 / 0\n", "line 2: ZeroDivisionError"),
     "leaves": (b"import sys\nsys.exit(3)", "SystemExit"),
@@ -107,10 +122,10 @@ def test_wrong_config_file_is_named(tmp_path, what):
 
 
 def test_a_config_may_have_names_of_its_own(tmp_path):
-    """nanoGPT's habits: imports, functions, loop variables, constants; and an editor's byte order mark."""
+    """nanoGPT's habits: imports, functions, constants; and an editor's byte order mark."""
     (tmp_path / "c.py").write_text("import math\nfrom math import sqrt\nWIDTH, _x = 7, 2\nclass A: pass\n"
-                                   "def learning_rte(i): return i * _x\nfor i in range(1):\n    k = WIDTH\n"
-                                   "n_embd = learning_rte(k)\nmin_lr = 1", encoding="utf-8-sig")
+                                   "def learning_rte(i): return i * _x\nfor _i in range(1):\n    _k = WIDTH\n"
+                                   "n_embd = learning_rte(_k)\nmin_lr = 1", encoding="utf-8-sig")
     c = config.read_file(str(tmp_path / "c.py"))
     assert c == {"n_embd": 14, "min_lr": 1} and type(c["min_lr"]) is float, "an int will do for a float"
 
@@ -122,7 +137,8 @@ def test_help_lists_every_key_with_its_default_and_meaning(flag, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert e.value.code == 0
     for name, key in KEYS.items():
-        assert f"--{name} " in out and f"{key.help} [{key.default}]" in out, name
+        assert f"--{name} " in out and f"{key.help} [{key.default}]; {key.expected()}" in out, name
+    assert "[0.0]; a number at least 0 and at most 0.99" in out and "[scratch]; one of scratch, resume" in out
 
 
 values = st.one_of(st.text(max_size=8), st.integers(-10**30, 10**30).map(str), st.floats().map(str),

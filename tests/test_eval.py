@@ -13,7 +13,7 @@ import eval_capitals
 import sample
 from data.facts_char.prepare import capitals
 from data.log import COLUMNS
-from helpers import SAMPLING, log, train
+from helpers import SAMPLING, contents, log, train
 from model import GPTConfig, init_weights, load_checkpoint
 from reference import continue_one, gpt_of
 from sample import Trained, complete, distinct_texts
@@ -130,14 +130,15 @@ def right(path, **where: str) -> int:
 
 @pytest.mark.parametrize("wrong, totals", [
     (False, ["100.00%"] * 4), (True, ["98.00%", "98.00%", "100.00%", "0.00%"])])
-def test_math_command_prints_and_writes_what_an_oracle_deserves(use_oracle, math_run, capsys, wrong, totals):
+def test_math_command_prints_and_writes_what_an_oracle_deserves(use_oracle, math_run, capsys, tmp_path, wrong,
+                                                                      totals):
     use_oracle(wrong_on_held_out=wrong)
-    eval_as_math.main([f"--out_dir={math_run}", "--num_samples=3"])
+    eval_as_math.main([f"--out_dir={math_run}", "--num_samples=3", f"--csv={tmp_path}/t.csv"])
     out = capsys.readouterr().out
     assert [line.split()[-1] for line in out.splitlines() if line.endswith("%")] == totals
     assert out.count("[0]" if wrong else "[3]") == 4, "the four held-out cases are marked"
     assert ("<" not in out) and ("5+7=12 [held-out]: '13>' x3" in out) == wrong
-    rows = table(math_run / "eval_as_math.csv")
+    rows = table(tmp_path / "t.csv")
     assert len(rows) == 200 and {row["total"] for row in rows} == {"3"}
     held_out = [(row["a"], row["op"], row["b"]) for row in rows if row["held_out"] == "1"]
     assert held_out == [("5", "+", "7"), ("7", "+", "5"), ("5", "-", "7"), ("7", "-", "5")]
@@ -146,11 +147,11 @@ def test_math_command_prints_and_writes_what_an_oracle_deserves(use_oracle, math
     assert all(int(row["answer"]) == eval(row["a"] + row["op"] + row["b"]) for row in rows)
 
 
-def test_capitals_command_prints_and_writes_what_an_oracle_deserves(use_oracle, facts_run, capsys):
+def test_capitals_command_prints_and_writes_what_an_oracle_deserves(use_oracle, facts_run, capsys, tmp_path):
     use_oracle()
-    eval_capitals.main([f"--out_dir={facts_run}", "--num_samples=3"])
+    eval_capitals.main([f"--out_dir={facts_run}", "--num_samples=3", f"--csv={tmp_path}/t.csv"])
     assert "150 / 150  100.00%" in capsys.readouterr().out
-    rows = table(facts_run / "eval_capitals.csv")
+    rows = table(tmp_path / "t.csv")
     assert [(row["country"], row["capital"], row["correct"], row["total"]) for row in rows] == [
         (*place, "3", "3") for place in capitals()]
 
@@ -200,46 +201,46 @@ def test_the_capital_s_line_decides_without_regard_to_case():
 
 @pytest.mark.parametrize("folder, seeds", [
     ("math_run", (1337, 1338)), ("facts_run", (1337,)), ("both_run", (1337,))])
-def test_commands_agree_with_the_log(request, folder, seeds):
+def test_commands_agree_with_the_log(request, tmp_path, folder, seeds):
     """The latest checkpoint, asked as the training asked it, gives the counts of the last row."""
-    folder = request.getfixturevalue(folder)
+    folder, path = request.getfixturevalue(folder), tmp_path / "t.csv"
     for seed, last in zip(seeds, log(folder)[-len(seeds):]):
         if last["math_acc"]:
-            eval_as_math.main([f"--out_dir={folder}", f"--model_seed={seed}", *SAMPLING])
-            path = folder / "eval_as_math.csv"
+            eval_as_math.main([f"--out_dir={folder}", f"--model_seed={seed}", f"--csv={path}", *SAMPLING])
             found = [right(path, op="+"), right(path, op="-"), right(path, held_out="1")]
             assert found == [int(last[f"{name}_correct"]) for name in ("add", "sub", "heldout")]
             assert len({answer for row in table(path) for answer in row["answers"].split("|")}) > 1
         if last["facts_acc"]:
-            eval_capitals.main([f"--out_dir={folder}", f"--model_seed={seed}", *SAMPLING])
-            assert right(folder / "eval_capitals.csv") == int(last["facts_correct"])
+            eval_capitals.main([f"--out_dir={folder}", f"--model_seed={seed}", f"--csv={path}", *SAMPLING])
+            assert right(path) == int(last["facts_correct"])
 
 
-def test_best_checkpoint_gives_the_best_row(math_run, capsys):
+def test_best_checkpoint_gives_the_best_row(math_run, tmp_path, capsys):
     """Of each seed: the first of its rows with the highest accuracy, each at an iteration of its own."""
-    eval_as_math.main([f"--out_dir={math_run}", "--ckpt=ckpt_best_math.pt", "--all_seeds", *SAMPLING])
+    eval_as_math.main([f"--out_dir={math_run}", "--ckpt=ckpt_best_math.pt", "--all_seeds",
+                       f"--csv={tmp_path}/t.csv", *SAMPLING])
     assert "seed 1337 to 1338, iteration " in capsys.readouterr().out
     for seed in ("1337", "1338"):
         rows = [row for row in log(math_run) if row["seed"] == seed]
         best = max(rows, key=lambda row: float(row["math_acc"]))  # the first of equals
-        found = right(math_run / "eval_as_math.csv", seed=seed, iter=best["iter"])
+        found = right(tmp_path / "t.csv", seed=seed, iter=best["iter"])
         assert found == int(best["add_correct"]) + int(best["sub_correct"])
 
 
 @pytest.mark.parametrize("evaluator, run", [(eval_as_math, "math_run"), (eval_capitals, "facts_run")])
-def test_all_seeds_say_what_each_says_alone(evaluator, run, request):
-    """The table of all seeds is the tables of each, one after the other."""
-    folder = request.getfixturevalue(run)
-    path = folder / f"{evaluator.__name__}.csv"
-    alone = []
+def test_all_seeds_say_what_each_says_alone(evaluator, run, request, tmp_path):
+    """The table of all seeds is the tables of each, one after the other; nothing is written into the run."""
+    folder, path = request.getfixturevalue(run), tmp_path / "t.csv"
+    alone, before = [], contents(folder)
     for seed in load_checkpoint(folder / "ckpt.pt")[0]["seeds"]:
-        evaluator.main([f"--out_dir={folder}", f"--model_seed={seed}", *SAMPLING])
+        evaluator.main([f"--out_dir={folder}", f"--model_seed={seed}", f"--csv={path}", *SAMPLING])
         alone += table(path)
-    evaluator.main([f"--out_dir={folder}", "--all_seeds", *SAMPLING])
+    evaluator.main([f"--out_dir={folder}", "--all_seeds", f"--csv={path}", *SAMPLING])
     assert table(path) == alone and {row["iter"] for row in alone} == {"20"}
+    assert contents(folder) == before
 
 
-def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_run, capsys):
+def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_run, tmp_path, capsys):
     """Of two seeds the second one says 13 to 5+7 in one sample of three: one of two is right."""
     def complete(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
         texts = oracle()(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop)
@@ -247,11 +248,11 @@ def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_ru
         return texts
 
     monkeypatch.setattr(eval_as_math, "complete", complete)
-    eval_as_math.main([f"--out_dir={math_run}", "--all_seeds", "--num_samples=3"])
+    eval_as_math.main([f"--out_dir={math_run}", "--all_seeds", "--num_samples=3", f"--csv={tmp_path}/t.csv"])
     out = capsys.readouterr().out
     assert "correct of 2 seeds" in out and out.count("[1]") == 1 and out.count("[2]") == 3
     assert "5+7=12 [held-out]: '12>|13>' x1\n" in out and "7 / 8" in out
-    assert [row["correct"] for row in table(math_run / "eval_as_math.csv") if row["held_out"] == "1"] == [
+    assert [row["correct"] for row in table(tmp_path / "t.csv") if row["held_out"] == "1"] == [
         "3", "3", "3", "3", "2", "3", "3", "3"]
 
 
@@ -276,10 +277,15 @@ def test_sample_prints_completions_of_the_prompt(math_run, capsys):
     assert outs[0] == outs[1] and outs[0] not in (outs[2], outs[3])
 
 
-def test_sample_reads_its_prompt_from_a_file(math_run, tmp_path, capsys):
-    (tmp_path / "prompt.txt").write_text("<1+1=")
-    sample.main([f"--out_dir={math_run}", "--num_samples=1", f"--start=FILE:{tmp_path}/prompt.txt"])
-    assert capsys.readouterr().out.startswith("<1+1=")
+def test_sample_reads_its_prompt_from_a_file(math_run, tmp_path, capsys, monkeypatch):
+    """The newline with which an editor ends it is the file's; ~ is the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    outs = []
+    for text, path in (("<1+1=", tmp_path), ("<1+1=\n", "~"), ("<1+1=\n\n", tmp_path)):
+        (tmp_path / "prompt.txt").write_text(text)
+        sample.main([f"--out_dir={math_run}", "--num_samples=1", f"--start=FILE:{path}/prompt.txt"])
+        outs.append(capsys.readouterr().out)
+    assert outs[0] == outs[1] and outs[0][5] != "\n" and outs[2].startswith("<1+1=\n")
 
 
 def test_the_log_s_columns_are_those_of_the_design():

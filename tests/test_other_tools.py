@@ -1,5 +1,4 @@
 """What is not ours: nanoGPT's checkpoints both ways, wandb, readers of tables, shells, a user's own text."""
-import csv
 import shutil
 import subprocess
 import sys
@@ -99,9 +98,8 @@ def test_nanogpt_s_checkpoint_is_evaluated(written, plain, tmp_path, capsys):
     plain.half()
     folder = written(without=("iter_num", "best_val_loss", "config", "optimizer"))
     eval_as_math.main([folder, "--dataset=as_math", "--num_samples=1"])
-    assert "seed 1337, iteration 0" in capsys.readouterr().out
-    with open(tmp_path / "eval_as_math.csv", newline="") as f:
-        assert len(list(csv.DictReader(f))) == 200
+    out = capsys.readouterr().out
+    assert "seed 1337, iteration 0" in out and "/ 196 " in out and "/ 4 " in out
 
 
 BIAS = "transformer.h.0.attn.c_attn.bias"
