@@ -2,19 +2,27 @@
 
 As a script, a table per equation of one checkpoint; with --csv=FILE a row per seed and equation there:
   python eval_as_math.py --out_dir=results/math_mini_14 --all_seeds
+and, with --inside=answers/n14.csv, what is answered instead and whether the number line is used: a row per
+seed and test, of the kept checkpoints if there are any, else of --ckpt.
 """
 import re
+from dataclasses import replace
+from itertools import combinations
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
 
 # isort: split
 import numpy as np
+import torch
 
+from config import Key
 from data import rng
 from data.as_math.prepare import EQUATIONS, answer, is_held_out
 from data.files import write_table
-from sample import ask_run, asked, complete, distinct_texts, tally
+from model import count_parameters, flatten, unflatten
+from sample import Trained, ask_run, asked, complete, distinct_texts, kept, open_model, tally
 
+INSIDE = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers".split(",")
 NEW_TOKENS = 4  # the longest answer, "-9>" or "18>", and a character
 ANSWERS = np.array([answer(*e) for e in EQUATIONS])
 IS_ADD = np.array([op == "+" for _, op, _ in EQUATIONS])
@@ -35,12 +43,16 @@ def ask(model, vocab: str, seeds: list[int], iters: list[int], **sampling) -> np
     return complete(model, vocab, prompts(), gens, NEW_TOKENS, **sampling)
 
 
+def numbers(texts: np.ndarray, end: str = "") -> np.ndarray:
+    """The integer, with `end` behind it, that each text starts with, or NaN: of the shape of `texts`."""
+    unique, where = np.unique(texts, return_inverse=True)
+    found = [re.match(f"(-?[0-9]+){end}", text) for text in unique]
+    return np.array([float(m[1]) if m else np.nan for m in found])[where].reshape(texts.shape)
+
+
 def is_correct(texts: np.ndarray) -> np.ndarray:
     """Whether the integer that a text starts with is the answer, for (..., 200, num_samples): bool."""
-    unique, where = np.unique(texts, return_inverse=True)
-    numbers = [re.match(r"-?[0-9]+", text) for text in unique]
-    values = np.array([int(m.group()) if m else np.iinfo(int).max for m in numbers])
-    return values[where].reshape(texts.shape) == ANSWERS[:, None]
+    return numbers(texts) == ANSWERS[:, None]
 
 
 def held_out_mask(pairs) -> np.ndarray:
@@ -87,12 +99,68 @@ def report(texts: np.ndarray, correct: np.ndarray, unit: str, pairs) -> str:
     return "\n\n".join(blocks)
 
 
+def substitutions() -> list[tuple[str, int, tuple[int, int]]]:
+    """(test, digit, the two digits whose mean embedding takes its place), for 1 .. 8: "line", its neighbours;
+    "control", every two that are at least 2 away."""
+    far = {d: [e for e in range(10) if abs(e - d) > 1] for d in range(1, 9)}
+    return [*(("line", d, (d - 1, d + 1)) for d in far),
+            *(("control", d, pair) for d in far for pair in combinations(far[d], 2))]
+
+
+class Reader(Trained):
+    """A model that reads more characters than its vocabulary has, and says none of them."""
+
+    def logits(self, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """As an Engine's."""
+        return super().logits(tokens, last)[..., :len(self.vocab)]
+
+
+def with_means(model: Trained) -> tuple[Reader, str]:
+    """The model with a character more to read for each of `substitutions()`, whose embedding is the mean of
+    those two digits'; and its vocabulary with these. What it says and its own digits stay as they are."""
+    name, weights = "transformer.wte.weight", unflatten(model.params, model.cfg)
+    pairs = [[model.vocab.index(str(digit)) for digit in pair] for _, _, pair in substitutions()]
+    more = torch.cat([weights[name], weights[name][:, torch.tensor(pairs)].mean(2)], dim=1)
+    cfg = replace(model.cfg, vocab_size=more.shape[1])
+    vocab = model.vocab + "".join(map(chr, range(0xE000, 0xE000 + len(pairs))))  # private characters
+    return Reader(**vars(model) | {"params": flatten(weights | {name: more}, cfg), "cfg": cfg}), vocab
+
+
+def look_inside(model: Trained) -> list[list]:
+    """Rows of INSIDE, four for each seed: the held-out and the seen equations, asked greedily, and the seen
+    ones of which exactly one operand is the digit that another embedding stands for, on input alone.
+
+    Of these two, "line" and "control", the shares are means over the digits 1 .. 8. An answer is the integer
+    before `>`; `off_1` is the share of those that are wrong by 1, `none` of what is no integer.
+    """
+    held_out, (reader, vocab) = held_out_mask(model.held_out), with_means(model)
+    questions = [("held-out" if out else "seen", 0, i, prompts()[i]) for i, out in enumerate(held_out)]
+    questions += [(test, d, i, prompts()[i].replace(str(d), vocab[len(model.vocab) + k]))
+                  for k, (test, d, _) in enumerate(substitutions())
+                  for i, (a, _, b) in enumerate(EQUATIONS) if (a == d) != (b == d) and not held_out[i]]
+    tests, digits, which, texts = (np.array(column) for column in zip(*questions))
+    gens = [rng(seed, "greedy") for seed in model.seeds]
+    said = numbers(complete(reader, vocab, texts.tolist(), gens, NEW_TOKENS, 1, 0, 1, stop=">")[..., 0], ">")
+    off = abs(said - ANSWERS[which])
+    kinds = np.stack([off == 0, off == 1, off == 2, off > 2, np.isnan(off)], axis=-1)  # (S, questions, 5)
+    rows = []
+    for test in dict.fromkeys(tests):
+        shares = np.mean([kinds[:, (tests == test) & (digits == d)].mean(1)
+                          for d in set(digits[tests == test])], axis=0)  # (S, 5)
+        for s, who in enumerate(zip(model.seeds, model.iters)):
+            answers = " ".join(f"{texts[i][1:]}{said[s, i]:g}" for i in np.flatnonzero(held_out))
+            rows.append([*who, count_parameters(model.cfg), test, (tests == test).sum(),
+                         *shares[s].round(5), answers if test == "held-out" else ""])
+    return rows
+
+
 def main(argv: list[str]) -> None:
     """Evaluate a checkpoint and print a report.
 
     Over seeds, an equation counts as right for a seed if all its samples are.
     """
-    args, model, texts = ask_run(argv, __doc__, ask)
+    inside = Key("", "file for what is answered instead, and for the use of the number line", path=True)
+    args, model, texts = ask_run(argv, __doc__, ask, inside=inside)
     correct, answers, held_out = is_correct(texts), distinct_texts(texts), held_out_mask(model.held_out)
     header = ["seed", "iter", "a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
     write_table(args["csv"], header,
@@ -102,6 +170,9 @@ def main(argv: list[str]) -> None:
     print(asked(args, model))
     print(report(answers.T, correct.all(2).T, "seeds", model.held_out) if args["all_seeds"] else
           report(texts[0], correct[0], "samples", model.held_out))
+    models = (open_model(args["out_dir"], name) for name in kept(args["out_dir"]) or [args["ckpt"]])
+    write_table(args["inside"], INSIDE, (row for one in models for row in look_inside(
+        one if args["all_seeds"] else one.only(args["model_seed"]))))
 
 
 if __name__ == "__main__":

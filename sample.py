@@ -151,13 +151,22 @@ def complete(model, vocab: str, prompts: list[str], gens: list[np.random.Generat
     return np.ascontiguousarray(np.array(list(vocab))[tokens]).view(f"<U{new}")[..., 0]
 
 
-def ask_run(argv: list[str], doc: str, ask) -> tuple[dict, Trained, np.ndarray]:
+def kept(out_dir: str, most: int = 75) -> list[str]:
+    """The kept checkpoints of a run, ckpt_000250.pt and so on, in order: `most` at most, beside the first one
+    spaced evenly on a logarithmic scale."""
+    its = sorted(int(path.name[5:-3]) for path in parts(Path(out_dir))[0].glob("ckpt_[0-9]*.pt"))
+    wanted = np.geomspace(max(its[1], 1), its[-1], most - 1) if len(its) > most else []
+    chosen = {its[0], *(min(its, key=lambda it: abs(it - near)) for near in wanted)} if len(wanted) else its
+    return [f"ckpt_{it:06}.pt" for it in sorted(chosen)]
+
+
+def ask_run(argv: list[str], doc: str, ask, **more: Key) -> tuple[dict, Trained, np.ndarray]:
     """An evaluator's command line: (its settings, the seeds that it asks, what they say).
 
     What they say is what `ask(model, vocab, seeds, iters, **sampling)` gives, (S, prompts, num_samples).
     """
     sampling = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
-    args = config.settings(argv, RUN_KEYS | sampling | ASK_KEYS, doc)
+    args = config.settings(argv, RUN_KEYS | sampling | ASK_KEYS | more, doc)
     model = open_model(args["out_dir"], args["ckpt"], args["dataset"])
     model = model if args["all_seeds"] else model.only(args["model_seed"])
     texts = ask(model, model.vocab, model.seeds, model.iters, **{name: args[name] for name in sampling})

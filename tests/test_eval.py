@@ -14,7 +14,7 @@ import sample
 from data.facts_char.prepare import capitals
 from data.log import COLUMNS
 from helpers import SAMPLING, contents, log, train
-from model import GPTConfig, init_weights, load_checkpoint
+from model import GPTConfig, init_weights, load_checkpoint, unflatten
 from reference import continue_one, gpt_of
 from sample import Trained, complete, distinct_texts
 
@@ -254,6 +254,54 @@ def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_ru
     assert "5+7=12 [held-out]: '12>|13>' x1\n" in out and "7 / 8" in out
     assert [row["correct"] for row in table(tmp_path / "t.csv") if row["held_out"] == "1"] == [
         "3", "3", "3", "3", "2", "3", "3", "3"]
+
+
+# --- a look inside
+
+def test_a_number_is_what_stands_before_its_end():
+    texts = np.array([["12>x", "-3>", "07>9"], ["12", "-3x>", "->"]])
+    np.testing.assert_array_equal(eval_as_math.numbers(texts, ">"), [[12, -3, 7], [np.nan] * 3])
+    np.testing.assert_array_equal(eval_as_math.numbers(texts[1]), [12, -3, np.nan])
+
+
+def test_a_mean_of_two_embeddings_is_read_and_never_said(math_run):
+    """At its own place alone: of a digit with itself the mean is that digit, and means of others differ."""
+    model = sample.open_model(str(math_run))
+    reader, vocab = eval_as_math.with_means(model)
+    k = [pair for _, _, pair in eval_as_math.substitutions()].index((2, 4))
+    wte = unflatten(reader.params, reader.cfg)["transformer.wte.weight"]
+    digit = dict(zip(model.vocab, wte.unbind(1)))
+    assert vocab[:17] == model.vocab and torch.equal(wte[:, 17 + k], (digit["2"] + digit["4"]) / 2)
+    wte[:, 17 + k] = digit["5"]
+    texts = f"<{vocab[17 + k]}+3=", "<5+3="
+    tokens = torch.tensor([[[vocab.index(c) for c in text] for text in texts]] * 2)
+    last = torch.full((2, 2), 4)
+    logits, plain = reader.logits(tokens, last), model.logits(tokens[:, [1, 1]], last)
+    torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rows_of_a_look_inside_by_an_oracle(monkeypatch, math_run):
+    """It knows what it reads, is off by one where its neighbours' mean stands for a digit, by more in the
+    control, and says nothing of what was held out."""
+    def complete(model, vocab, prompts, gens, *greedy, stop):
+        swaps = dict(zip(vocab[17:], eval_as_math.substitutions()))
+
+        def answer(prompt):
+            test, digit, pair = swaps.get(next((c for c in prompt if c in swaps), ""), ("", 0, ()))
+            plain = "".join(str(digit) if c in swaps else c for c in prompt[1:-1])
+            assert all(abs(digit - e) == 1 if test == "line" else abs(digit - e) > 1 for e in pair)
+            off = {"": 0, "line": 1, "control": 7}[test]
+            return "=" if {"5", "7"} <= {*plain} else f"{eval(plain) + off}>"
+
+        assert greedy[1:] == (1, 0, 1), "one sample at temperature 0"
+        return np.tile(np.array([answer(prompt) for prompt in prompts])[None, :, None], (len(gens), 1, 1))
+
+    monkeypatch.setattr(eval_as_math, "complete", complete)
+    rows = eval_as_math.look_inside(sample.open_model(str(math_run)))
+    assert len(rows) == 8 and {row[3]: row[4:10] for row in rows if row[0] == 1338} == {
+        "held-out": [4, 0, 0, 0, 0, 1], "seen": [196, 1, 0, 0, 0, 0],
+        "line": [8 * 36 - 8, 0, 1, 0, 0, 0], "control": [21 * 280, 0, 0, 0, 1, 0]}
+    assert [row[-1] for row in rows if row[3] == "held-out"] == ["5+7=nan 7+5=nan 5-7=nan 7-5=nan"] * 2
 
 
 def test_distinct_texts_the_most_frequent_first():
