@@ -19,7 +19,8 @@ from config import Key, UserError
 from data import rng
 from data.files import replace_file
 from data.log import RunLog, parts, reading
-from plot_results import CURVES, OPERATIONS, Axes, Figure, accuracy, markdown_table, wilson
+from data.stats import RESAMPLES, mean_and_range, percent, permutation_test, rank_correlation, share_of
+from plot_results import CURVES, OPERATIONS, Axes, Figure, accuracy, markdown_table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 KEYS = {
@@ -41,7 +42,6 @@ PAPER_WD = {  # the regularised set, as published with the paper's code; 98 is 8
     "facts": {"14": "12.4", "28": "100", "56": "100", "mlt": "100"},
     "both": {"14": "31.9 30.2 6.2 25.7", "28": "96.3 87.8 90.0 91.6", "56": "98 98 100 98.3",
              "mlt": "98 98 100 98.3"}}
-PERMUTATIONS = 10_000
 Runs = dict[str, tuple[RunLog | None, str]]  # {size: (its log, where it lies) or (None, why there is none)}
 NOTES = """\
 In each cell of Tables 2-4: *the paper* · *ours, best* · *ours, last (lowest to highest)*. Scores are percent,
@@ -64,7 +64,7 @@ DIGITS_NOTES = f"""\
 Spearman's rank correlation between |i - j| and the distance of digits i and j in the embedding (1: they lie
 in order), and the share of variance in the digits' first two principal components; mean (lowest to highest)
 over the seeds whose weights are there. p: seeds that answer all held-out equations at the last evaluation and
-the others are alike in mean correlation ({PERMUTATIONS:,} permutations, two-sided).
+the others are alike in mean correlation ({RESAMPLES:,} permutations, two-sided).
 """
 
 
@@ -80,27 +80,6 @@ def find_run(name: str, root: Path) -> tuple[RunLog | None, str]:
 def find_runs(root: Path, end: str) -> dict[str, Runs]:
     """Every run of `find_run`, by operation and size; `end` is that of the regularised ones' names."""
     return {op: {size: find_run(f"{op}_mini_{size}{end}", root) for size in MODELS} for op in FIGURES}
-
-
-def percent(x: float) -> str:
-    """A share in percent to a tenth, and finer where that would read 0 or 100 though it is not."""
-    for digits in range(1, 7):
-        shown = f"{100 * x:.{digits}f}"
-        if float(shown) not in (0, 100):
-            break
-    return f"{float(shown):g}"
-
-
-def mean_and_range(values: np.ndarray, form: Callable = percent) -> str:
-    """Mean (lowest to highest) over the seeds, of shares or, in another `form`, of other values (S,)."""
-    mean, low, high = (form(x) for x in (values.mean(), values.min(), values.max()))
-    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
-
-
-def share_of(k: int, n: int) -> str:
-    """Of how many of n seeds, or such, something is true, with the interval of their share."""
-    low, high = wilson(int(k), n)
-    return f"{k} of {n} ({100 * low:.3g}% to {100 * high:.3g}%)"
 
 
 def at_best(run: RunLog, operation: str, values: np.ndarray) -> np.ndarray:
@@ -204,16 +183,10 @@ class Digits:
     p: float | None
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value, from 1; equal ones share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
 def digit_order(rows: np.ndarray) -> float:
     """Spearman's rank correlation between |i - j| and the distance of rows i and j of (10, n), i < j."""
     i, j = np.triu_indices(len(rows), 1)
-    return float(np.corrcoef(ranks(j - i), ranks(np.linalg.norm(rows[i] - rows[j], axis=1)))[0, 1])
+    return rank_correlation(j - i, np.linalg.norm(rows[i] - rows[j], axis=1))
 
 
 def two_components(rows: np.ndarray) -> tuple[np.ndarray, float]:
@@ -223,13 +196,6 @@ def two_components(rows: np.ndarray) -> tuple[np.ndarray, float]:
     points = u[:, :2] * s[:2]
     flip = points[-1, 0] < points[0, 0], points[4:6, 1].sum() < points[[0, -1], 1].sum()
     return points * np.where(flip, -1, 1), float((s[:2] ** 2).sum() / (s ** 2).sum())
-
-
-def permutation_test(values: np.ndarray, group: np.ndarray) -> float:
-    """Two-sided p of the difference of means of values (S,) in a group, bool (S,), and outside it."""
-    orders = rng(0, "permutation test").permuted(np.tile(values, (PERMUTATIONS, 1)), axis=1)
-    gap, by_chance = (abs(v[..., group].mean(-1) - v[..., ~group].mean(-1)) for v in (values, orders))
-    return float((1 + (by_chance >= gap - 1e-12).sum()) / (1 + PERMUTATIONS))
 
 
 def find_digits(runs: Runs) -> list[Digits]:

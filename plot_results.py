@@ -4,9 +4,8 @@
 Reads results.csv and config.json of the folder and writes plot.png there.
 """
 import io
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +37,7 @@ HELDOUT_LEVELS = {  # least share of the held-out answers that are right; one hu
     "all right": (1, "#771166")}
 REFERENCES = {"rule_loss": ("rule-follower's loss", (0, (9, 4))),
               "loss_floor": ("memoriser's loss", (0, (3, 3)))}
+SEEN, HELDOUT, LOSS = "#56B4E9", "#771166", "#555555"
 GREY, RED = "#555555", "#CC0000"
 BAND = "10-90% of seeds, line: median"
 LOSS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
@@ -63,16 +63,6 @@ def accuracy(run: RunLog, name: str) -> np.ndarray:
     return right / asked
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval for a share of which k of n >= 1 were seen:
-
-    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), with p = k / n and z = 1.96.
-    """
-    z, p = 1.959964, k / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
-
-
 def markdown_table(heading: str, text: str, rows: list[list[str]]) -> str:
     """A section with a table in Markdown; the first row is its header, and short rows are filled up."""
     width = len(rows[0])
@@ -81,6 +71,18 @@ def markdown_table(heading: str, text: str, rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(width)]
     lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths))} |" for row in rows]
     return "\n".join([f"## {heading}", "", *([text] if text else []), *lines, ""])
+
+
+def draw_cells(ax: Axes, values: np.ndarray, text: Callable | None = None) -> None:
+    """Percentages (rows, columns) as coloured cells with a number in each or `text(i, j)`, dark on light; for
+    NaN none."""
+    edges = [np.arange(n + 1) - 0.5 for n in values.shape]
+    mesh = ax.pcolormesh(*edges[::-1], values, edgecolors="white", linewidth=2, cmap="cividis", vmin=0,
+                         vmax=100)
+    for i, j in zip(*np.isfinite(values).nonzero()):
+        light = np.dot(mesh.to_rgba(values[i, j])[:3], (0.3, 0.59, 0.11)) > 0.45
+        shown = text(i, j) if text else f"{values[i, j]:.0f}"
+        ax.text(j, i, shown, color="black" if light else "white", ha="center", va="center")
 
 
 def save_figure(fig: Figure, path: Path) -> None:

@@ -1,54 +1,46 @@
-"""Train the runs that a study lists, then draw them:
+"""Train the runs that a study lists, then have it drawn:
   python sweep.py config/sweep_capacity.py --out_dir=capacity [--num_seeds=4] [--plot]
   torchrun --nproc_per_node=4 sweep.py config/sweep_capacity.py --out_dir=capacity
 
 Into capacity/RUN, with the figure capacity.png and the table capacity.md; by default all that is in results/.
-What is done is skipped, and what was interrupted goes on.
+What is done is skipped, and what was interrupted goes on. Of several processes, under torchrun or started one
+by one on machines that share the folder, each takes the next run that nobody trains; the last one draws.
+
+A study is a file config/sweep_NAME.py: `runs`, other settings, and `def draw(fig, logs)`, which draws on a
+matplotlib Figure what the runs' logs (data.log.RunLog) say; text that it returns ends the table.
 """
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
 from config import MAY_CHANGE, Key, UserError
 
 # isort: split
-import numpy as np
-
 import data
-import eval_as_math
 import train_with_eval
-from data.files import replace_file
-from data.log import RunLog
-from plot_all_models import loss_cells, mean_and_range, percent, share_of
-from plot_results import REFERENCES, Axes, Figure, accuracy, find_log, markdown_table, save_figure, wilson
-from sample import open_model
-
-from matplotlib.colors import ListedColormap  # isort: skip  after plot_results, which minds the backend
+from data.files import Locked, replace_file
+from data.log import RunLog, parts, read_run
+from data.stats import mean_and_range, share_of
+from plot_all_models import loss_cells
+from plot_results import Figure, accuracy, find_log, markdown_table, save_figure
 
 KEYS = {name: key for name, key in config.KEYS.items() if name not in ("init_from", "overwrite")} | {
     "runs": Key([], "a dict for each run, of the keys that it sets"),
     "base": Key("config/train_math_mini_14.py", "run config that the runs begin with", path=True),
     "held_out": Key("5-7", "pairs held out, such as 3-8,2-6: trains on that variant of the dataset"),
     "name": Key("n_embd_14", "of a run; by default what it sets"),
-    "draw": Key("table", "what to draw", choices=("capacity", "pairs", "phase", "table", "nothing")),
+    "draw": Key(lambda fig, logs: None, "of the figure and the logs of the runs"),
+    "table": Key(True, "write a table of the runs that are done"),
     "out_dir": Key("results/STUDY", "folder of the runs' folders; figure and table lie beside it",
                    path=True),
     "plot": Key(False, "only draw what is done"),
-    "part": Key("1/1", "2/4: every fourth run from the second on"),
     "wd": Key(False, "the regularised runs: the study in the file that ends in _wd.py")}
-PHASES = {"confusion": "#BBBBBB", "memorisation": "#E69F00", "comprehension": "#56B4E9",
-          "grokking": "#009E73"}
 NOTES = """\
 At the last iteration: scores in percent, mean (lowest to highest) over seeds; a share of seeds with Wilson's
-95% interval; the way from the rule-follower's loss, 0, to the memoriser's, 100.
-"""
-PHASE_NOTES = """\
-Phases (Liu et al. 2022) by the mean scores, right from 95% on. Confusion: not even the seen equations are;
-memorisation: they alone; comprehension: the held-out ones too; grokking: these after more than twice as many
-iterations.
+95% interval; the way from the rule-follower's loss, 0, to the memoriser's, 100. Minutes of all processes that
+trained the run, added up.
 """
 
 
@@ -57,7 +49,7 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
 
     A run's name is what makes it differ, the number of seeds aside. Raises UserError for what is wrong.
     """
-    study = {key: KEYS[key].default for key in ("runs", "base", "draw", "plot", "part")}
+    study = {key: KEYS[key].default for key in ("runs", "base", "table", "plot")}
     study["out_dir"] = f"results/{Path(path).stem.removeprefix('sweep_')}"
     study |= config.read_file(path, KEYS) | on_line
     if not study["runs"] or any(type(own) is not dict for own in study["runs"]):
@@ -119,183 +111,98 @@ def time_left(runs: list[dict], logs: list[RunLog | None]) -> str:
 
 
 def train(runs: list[dict]) -> int:
-    """Say what there is to do, and train it run by run. Returns 0, or 128 + the signal that stopped it."""
+    """Say what there is to do, and train it run by run, but what another process trains; again, until nothing
+    is left that nobody trains. Returns 0, or 128 + the signal that stopped it.
+
+    Raises UserError, before it trains any, for a run that has done more iterations than the study asks for.
+    """
     logs = [read_log(c) for c in runs]
     for c, run in zip(runs, logs):
-        state = "done" if at(run) == c["max_iters"] else f"interrupted at {at(run):,}" if run else "to do"
+        if at(run) > c["max_iters"]:
+            raise UserError(f"{run.folder} has done {at(run):,} iterations, the study asks for max_iters = "
+                            f"{c['max_iters']:,}; ask for at least as many, or choose another --out_dir")
+        state = "done" if at(run) == c["max_iters"] else f"begun, at {at(run):,}" if run else "to do"
         print(f"{c['out_dir']:40}{c['num_seeds']:5} seed(s)  {state}")
     print(f"{len(runs)} runs; time left: {time_left(runs, logs)}")
-    for i, (c, run) in enumerate(zip(runs, logs)):
-        if at(run) == c["max_iters"]:
-            continue
-        print(f"\n{c['out_dir']}, {i + 1} of {len(runs)}; time left: {time_left(runs, logs)}", flush=True)
-        begun = (Path(c["out_dir"]) / "ckpt.pt").exists()
-        # without an evaluation it was killed as it began
-        c = c | ({"init_from": "resume"} if begun else {"overwrite": run is None})
-        if code := train_with_eval.train(c, c):
-            return code
-        logs[i] = read_log(c)
+    trained = True
+    while trained:
+        trained = False
+        for i, c in enumerate(runs):
+            logs[i] = run = read_log(c)
+            if at(run) == c["max_iters"]:
+                continue
+            begun = (Path(c["out_dir"]) / "ckpt.pt").exists()
+            # without an evaluation it was killed as it began
+            c = c | ({"init_from": "resume"} if begun else {"overwrite": run is None})
+            print(f"\n{c['out_dir']}, {i + 1} of {len(runs)}; time left: {time_left(runs, logs)}", flush=True)
+            try:
+                code = train_with_eval.train(c, c)
+            except Locked as e:
+                print(f"left alone: {e}")
+                continue
+            if code:
+                return code
+            trained = True
     return 0
 
 
-def share(part: str) -> slice:
-    """Of a study's runs, this process's: by --part or, under torchrun, by its rank, which trains
-    ordinary runs. Raises UserError for a part that is none."""
-    if os.environ.pop("TORCHELASTIC_RUN_ID", None):
-        if part != KEYS["part"].default:
-            raise UserError(f"--part={part} under torchrun will not do: there each process has its own part")
-        part = f"{int(os.environ['RANK']) + 1}/{os.environ['WORLD_SIZE']}"
-    number, _, of = part.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise UserError(f"--part={part} will not do; expected one of 1/4, 2/4, 3/4 and 4/4, for example")
-    return slice(int(number) - 1, None, int(of))
+def minutes(run: RunLog) -> str:
+    """What a run took, its processes' minutes added up; "-" if its rows were taken from another run's log."""
+    if run.notes.get("taken_from"):
+        return "-"
+    return f"{sum(read_run(part).columns['elapsed_s'][-1].max() for part in parts(run.folder)) / 60:.1f}"
 
 
-def phase(run: RunLog) -> str:
-    """A run's phase, as in Liu et al. 2022 (arXiv 2205.10343): see PHASE_NOTES."""
-    seen, unseen = (accuracy(run, name).mean(1) >= 0.95 for name in ("seen", "heldout"))  # (N,)
-    if not (seen[-1] and unseen[-1]):
-        return "memorisation" if seen[-1] else "confusion"
-    return "grokking" if run.iters[unseen.argmax()] > 2 * run.iters[seen.argmax()] else "comprehension"
-
-
-def rank(logs: list[RunLog], pair: list[int]) -> str:
-    """Where a held-out pair stands among the others by its mean score over seeds, if it is there: equal ones
-    share the mean of their ranks, and seeds drawn again and again with replacement give the interval."""
-    pairs, scores = [run.notes["held_out"] for run in logs], [accuracy(run, "heldout")[-1] for run in logs]
-    if [pair] not in pairs:
-        return ""
-    i, gen = pairs.index([pair]), data.rng(0, "bootstrap")
-    means = np.stack([np.append(s.mean(), gen.choice(s, (10_000, len(s))).mean(1)) for s in scores])
-    ranks = (means > means[i]).sum(0) + ((means == means[i]).sum(0) + 1) / 2
-    low, high = np.quantile(ranks[1:], [0.025, 0.975])
-    return (f"\n{pair[0]}-{pair[1]} has rank {ranks[0]:g} of {len(logs)} (95% bootstrap interval over seeds "
-            f"{low:g} to {high:g}) by its mean held-out score, {percent(scores[i].mean())}%.\n")
-
-
-def draw_capacity(fig: Figure, logs: list[RunLog]) -> None:
-    """Held-out answers, and loss between rule-follower and memoriser, over the number of parameters."""
-    logs = sorted(logs, key=lambda run: run.notes["parameters"])
-    x, unseen = [run.notes["parameters"] for run in logs], [accuracy(run, "heldout")[-1] for run in logs]
-    right, loss = np.array([(s == 1).mean() for s in unseen]), [run.columns["train_loss"][-1] for run in logs]
-    ends = np.transpose([wilson(int((s == 1).sum()), len(s)) for s in unseen])  # (2, runs)
-    top, bottom = fig.subplots(2, sharex=True)
-    top.errorbar(x, 100 * right, 100 * abs(ends - right), color="#771166", marker="o", capsize=3,
-                 label="seeds with all held-out answers right, Wilson 95%")
-    mean, spread, n = np.array([(s.mean(), s.std(), max(1, len(s) - 1)) for s in unseen]).T
-    student = 1.96 + 2.372 / n + 2.823 / n ** 2  # its 97.5% quantile, for n > 2 to 4%
-    mean, error = 100 * mean, 100 * student * spread / n ** 0.5
-    top.plot(x, mean, "s--", color="#0072B2", label="held-out answers right, and the mean's 95%")
-    top.fill_between(x, (mean - error).clip(0), (mean + error).clip(max=100), color="#0072B2", alpha=0.15)
-    top.set(ylim=(-5, 105), ylabel="%")
-    top.plot(x, [100 * accuracy(run, "seen")[-1].mean() for run in logs], "^:", color="#009E73",
-             label="seen answers right")
-    bottom.plot(np.repeat(x, [*map(len, loss)]), np.concatenate(loss), ".", color="#999999", label="one seed")
-    bottom.plot(x, [s.mean() for s in loss], "o-", color="#D55E00", label="mean over seeds")
-    for name, (label, dashes) in REFERENCES.items():
-        bottom.axhline(logs[0].notes[name], color="black", linestyle=dashes, linewidth=0.8, label=label)
-    bottom.set(xscale="log", xlabel="parameters (n_embd)", ylabel="loss (nats)")
-    bottom.set_xticks(x, [f"{n:,} ({run.notes['config']['n_embd']})" for n, run in zip(x, logs)], rotation=90)
-    bottom.minorticks_off()
-    for ax in (top, bottom):
-        ax.grid(color="#DDDDDD", linewidth=0.6)
-        ax.legend()
-
-
-def draw_cells(ax: Axes, values: np.ndarray, text: Callable, title: str, **colours) -> None:
-    """Values (rows, columns) as coloured cells, none for NaN, each with its `text(i, j)`, dark on light."""
-    edges, colours = [np.arange(n + 1) - 0.5 for n in values.shape], {"vmin": 0, "vmax": 100} | colours
-    mesh = ax.pcolormesh(*edges[::-1], values, edgecolors="white", linewidth=2, **colours)
-    for i, j in zip(*np.isfinite(values).nonzero()):
-        light = np.dot(mesh.to_rgba(values[i, j])[:3], (0.3, 0.59, 0.11)) > 0.45
-        ax.text(j, i, text(i, j), color="black" if light else "white", ha="center", va="center")
-    ax.set_title(title)
-
-
-def pair_scores(run: RunLog) -> tuple[float, float]:
-    """Right held-out additions and subtractions (%), which the log has but together: ckpt.pt is asked as it
-    was in the last evaluation. Raises UserError if there is none."""
-    model, sampling = open_model(str(run.folder)), ("num_samples", "temperature", "top_k")
-    texts = eval_as_math.ask(model, model.vocab, model.seeds, model.iters,
-                             **{key: run.notes["config"][key] for key in sampling})
-    correct = eval_as_math.is_correct(texts)  # (S, 200, num_samples)
-    held_out, is_add = eval_as_math.held_out_mask(model.held_out), eval_as_math.IS_ADD
-    return 100 * correct[:, held_out & is_add].mean(), 100 * correct[:, held_out & ~is_add].mean()
-
-
-def draw_pairs(fig: Figure, logs: list[RunLog]) -> None:
-    """The held-out score of each pair, one a run: of addition above the diagonal, of subtraction below."""
-    scores, ax = np.full((10, 10), np.nan), fig.subplots()
-    for run in logs:
-        (a, b), *others = run.notes["held_out"]
-        if others or a == b:
-            raise UserError(f'{run.folder}: draw = "pairs" is for runs with one pair held out, of two digits')
-        scores[a, b], scores[b, a] = pair_scores(run)
-    fig.set_size_inches(7, 7)
-    draw_cells(ax, scores, lambda *at: f"{scores[at]:.0f}", "right answers to the pair held out (%)",
-               cmap="cividis")
-    ax.set(xticks=range(10), yticks=range(10), xlabel="above the diagonal: addition, a+b and b+a",
-           ylabel="below the diagonal: subtraction, a-b and b-a")
-    ax.invert_yaxis()
-
-
-def draw_phase(fig: Figure, logs: list[RunLog]) -> None:
-    """The phases, and the held-out score behind them, over the width and the number of held-out pairs."""
-    place = {(run.notes["config"]["n_embd"], len(run.notes["held_out"])): run for run in logs}
-    rows, columns = (sorted(set(axis)) for axis in zip(*place))
-    phases, seen, unseen = np.full((3, len(rows), len(columns)), np.nan)
-    for (n, k), run in place.items():
-        at = rows.index(n), columns.index(k)
-        phases[at] = [*PHASES].index(phase(run))
-        seen[at], unseen[at] = (100 * accuracy(run, name)[-1].mean() for name in ("seen", "heldout"))
-    (left, right), colours = fig.subplots(1, 2, sharey=True), ListedColormap([*PHASES.values()])
-    draw_cells(left, phases, lambda *at: f"{[*PHASES][int(phases[at])]}\n{seen[at]:.0f}",
-               "phase, and right answers to what was seen (%)", cmap=colours, vmax=3)
-    draw_cells(right, unseen, lambda *at: f"{unseen[at]:.0f}", "right held-out answers (%)", cmap="cividis")
-    for ax in (left, right):
-        ax.set(xticks=range(len(columns)), xticklabels=columns, xlabel="pairs held out, of 45")
-    left.set(yticks=range(len(rows)), yticklabels=rows, ylabel="n_embd")
-
-
-def draw(kind: str, folder: Path, logs: list[RunLog]) -> None:
-    """Write a study's figure, and its table with a row for each run, beside its folder."""
-    if kind != "table":
-        if lacking := [run.folder for run in logs if not run.notes["held_out"]]:
-            raise UserError(f'{lacking[0]} holds out no pair, which draw = "{kind}" is about; choose "table"')
-        fig = Figure(figsize=(12, 7), layout="constrained")
-        {"capacity": draw_capacity, "pairs": draw_pairs, "phase": draw_phase}[kind](fig, logs)
-        save_figure(fig, Path(f"{folder}.png"))
-    phases = ["phase"] * (kind in ("phase", "table"))
+def table(name: str, logs: list[RunLog], more: str) -> str:
+    """A study's table in Markdown, a row for each run; `more` is the text below."""
     rows = [["run", "parameters", "seeds", "minutes", "seen", "held-out", "seeds with all held-out right",
-             *phases, "loss", "rule-follower", "memoriser", "way"]]
+             "loss", "rule-follower", "memoriser", "way"]]
     for run in logs:
-        unseen, minutes = accuracy(run, "heldout")[-1], run.columns["elapsed_s"][-1].max() / 60
-        answers = [mean_and_range(x) for x in (accuracy(run, "seen")[-1], unseen)]
-        answers += [share_of((unseen == 1).sum(), len(unseen)), *(phase(run) for _ in phases)]
-        rows.append([run.folder.name, f"{run.notes['parameters']:,}", str(len(unseen)), f"{minutes:.1f}",
-                     *(answers if run.notes["held_out"] else "-" * (3 + len(phases))), *loss_cells(run, "")])
-    notes = NOTES + "".join(PHASE_NOTES for _ in phases) + (rank(logs, [5, 7]) if kind == "pairs" else "")
-    text = markdown_table(folder.name, notes, rows)
-    replace_file(Path(f"{folder}.md"), text.encode())
-    print(f"wrote {folder}.md{f' and {folder}.png' * (kind != 'table')}\n\n{text}")
+        answers = ["-"] * 3
+        if run.notes["held_out"]:
+            seen, unseen = (accuracy(run, name)[-1] for name in ("seen", "heldout"))
+            answers = [mean_and_range(seen), mean_and_range(unseen),
+                       share_of((unseen == 1).sum(), len(unseen))]
+        rows.append([run.folder.name, f"{run.notes['parameters']:,}", str(len(run.notes["seeds"])),
+                     minutes(run), *answers, *loss_cells(run, "")])
+    taken = [f"{run.folder.name} is taken from {run.notes['taken_from']}, which says what it took.\n"
+             for run in logs if run.notes.get("taken_from")]
+    return markdown_table(name, "".join([NOTES, *taken]), rows) + f"\n{more}" * bool(more)
+
+
+def draw(study: dict, logs: list[RunLog]) -> None:
+    """Write a study's figure, if it draws one, and its table, if it has one, beside its folder."""
+    folder, more = study["out_dir"], ""
+    if "draw" in study:
+        fig = Figure(figsize=(8, 7), layout="constrained")
+        with config.own_code(study["draw"].__code__.co_filename):
+            more = study["draw"](fig, logs) or ""
+        save_figure(fig, Path(f"{folder}.png"))
+        print(f"wrote {folder}.png")
+    if study["table"]:
+        text = table(Path(folder).name, logs, more)
+        replace_file(Path(f"{folder}.md"), text.encode())
+        print(f"wrote {folder}.md\n\n{text}")
 
 
 def main(argv: list[str]) -> int:
     """Train and draw a study. Returns 0, or 128 + the signal that stopped it."""
-    keys = {name: key for name, key in KEYS.items() if name not in ("runs", "name")}
+    keys = {name: key for name, key in KEYS.items() if name not in ("runs", "name", "draw")}
     on_line, paths = config.parse(argv, keys, __doc__, positional="STUDY")
     if len(paths) != 1:
         raise UserError(f"{len(paths)} studies named; expected one, such as config/sweep_capacity.py")
     path = paths[0].removesuffix(".py") + "_wd.py" if on_line.get("wd") else paths[0]
     study, runs = read_study(path, on_line)
-    if not study["plot"] and (code := train(runs[share(study["part"])])):
+    os.environ.pop("TORCHELASTIC_RUN_ID", None)  # under torchrun too each run is an ordinary one
+    if not study["plot"] and (code := train(runs)):
         print(f"stopped; go on with:\npython sweep.py {shlex.join(argv)}", file=sys.stderr)
         return code
     logs = [run for c in runs if at(run := read_log(c)) == c["max_iters"]]
     if len(logs) < len(runs):
-        print(f"{len(runs) - len(logs)} of {len(runs)} runs are not done")
-    if study["draw"] != "nothing" and logs and (study["plot"] or len(logs) == len(runs)):
-        draw(study["draw"], Path(study["out_dir"]), logs)
+        print(f"{len(runs) - len(logs)} of {len(runs)} runs are not done" +
+              "; who trains the last of them draws" * (not study["plot"]))
+    if logs and (study["plot"] or len(logs) == len(runs)):
+        draw(study, logs)
     return 0
 
 

@@ -1,6 +1,6 @@
 """All runs of the paper (of the MLT, days on a CPU); then: python plot_all_models.py --root_dir=paper"""
 out_dir = "paper"
-draw = "nothing"
+table = False
 
 SEEDS = {"14": 64, "28": 32, "56": 8, "mlt": 1}
 runs = [dict(base=f"config/train_{data}_mini_{size}.py", num_seeds=seeds)

@@ -53,12 +53,16 @@ def write_table(path: str, header: list[str], rows: Iterable) -> None:
         print(f"wrote {path}")
 
 
+class Locked(UserError):
+    """Another process trains in the folder."""
+
+
 class Lock:
     """`with Lock(folder) as lock`: no other process trains in `folder`, which is made if it is not there.
 
     The file `lock` in it is locked and holds our process id; the system unlocks it however we end. Set
-    `begun` when the run begins: without it, what the Lock made is removed again. Raises UserError if another
-    process has the lock, or the disk refuses.
+    `begun` when the run begins: without it, what the Lock made is removed again. Raises Locked if another
+    process has the lock, UserError if the disk refuses.
     """
 
     def __init__(self, folder: Path):
@@ -77,7 +81,7 @@ class Lock:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self.file.close()
-                raise UserError(f"process {self.path.read_text() or '?'} is training in {self.folder}; wait "
+                raise Locked(f"process {self.path.read_text() or '?'} is training in {self.folder}; wait "
                                 "until it ends, or choose another --out_dir") from None
             except OSError as e:
                 print(f"warning: no file locks here ({e}): nothing prevents a second run in {self.folder}")

@@ -1,11 +1,8 @@
 """The figures and tables, from logs written here: what they show, and that bad input changes nothing."""
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
@@ -113,15 +110,6 @@ def test_any_name_and_any_backend_give_the_same_picture(tmp_path):
     assert contents(folder) == before
 
 
-@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_limits_solve_its_equation(kn):
-    k, n = kn
-    low, high = plot_results.wilson(k, n)
-    assert 0 <= low <= k / n + 1e-12 and k / n - 1e-12 <= high <= 1
-    for p in (low, high):  # at a limit the share is 1.96 standard errors away
-        assert math.isclose((k / n - p) ** 2, 1.959964 ** 2 * p * (1 - p) / n, rel_tol=1e-6, abs_tol=1e-9)
-
-
 # --- all runs
 
 @pytest.fixture
@@ -226,12 +214,6 @@ def test_what_is_damaged_is_named_and_nothing_is_written(root):
         plot_all_models.main([f"--root_dir={root}"])
 
 
-@pytest.mark.parametrize("share, shown", [(1, "100"), (0, "0"), (0.5, "50"), (0.99996, "99.996"),
-                                          (2 / 3, "66.7"), (1.2e-4, "0.01"), (0.9996, "99.96")])
-def test_a_share_that_is_not_all_does_not_read_so(share, shown):
-    assert plot_all_models.percent(share) == shown
-
-
 @pytest.mark.parametrize("end", ["", "_wd"])
 def test_published_tables_are_those_of_the_committed_logs(end):
     assert tables_of(ROOT / "results", end) == (ROOT / "results" / f"tables{end}.md").read_text()
@@ -247,13 +229,6 @@ def test_digits_on_a_line_lie_in_order():
     np.testing.assert_allclose(points[:, 1], 0, atol=1e-9)
     # rows 0, 2, 1: |i - j| of the pairs 01, 02, 12 is 1, 2, 1 and the distances are 2, 1, 1
     assert plot_all_models.digit_order(np.array([[0.0], [2], [1]])) == pytest.approx(-0.5)
-
-
-def test_permutation_test():
-    values = np.arange(8.0)
-    assert plot_all_models.permutation_test(values, values > 3) == pytest.approx(2 / 70, abs=0.005)
-    assert plot_all_models.permutation_test(values, values % 4 == 0) > 0.3
-    assert plot_all_models.permutation_test(np.ones(4), np.arange(4) < 2) == 1
 
 
 def test_digits_of_a_run_and_its_groups(root):

@@ -1,19 +1,23 @@
 """sweep.py: what a study trains, skips, resumes and shares out; what it draws; what it says of mistakes."""
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import config
 import data
 import sweep
 from data import log
+from data.files import Lock
 from helpers import ROOT
 from helpers import log as rows_of
 from runs import notes_of
-from sweep import draw, main, phase, rank, read_log, read_study, time_left
+from sweep import draw, main, read_log, read_study, table, time_left
 
 TINY = ["--max_iters=4", "--eval_interval=2", "--num_samples=1", "--device=cpu", "--batch_size=16"]
 CURVES = {  # right answers of 196 seen and 4 held-out prompts at iterations 0, 10, 20, 30, and their phase
@@ -34,19 +38,25 @@ def run(study: Path, *args: str, folder: str = "two") -> int:
     return main([str(study), *TINY, f"--out_dir={study.parent / folder}", *args])
 
 
-def write_log(folder: Path, seen: list, unseen: list, pair: tuple = (5, 7), n_embd: int = 14) -> dict:
-    """A run of two seeds by hand: right answers at iterations 0, 10, ..., the same for both; 6 s for 10.
+def study_of(name: str) -> dict:
+    """The names in a study's file."""
+    return config.execute(str(ROOT / f"config/sweep_{name}.py"))
 
-    Its config is returned."""
+
+def write_log(folder: Path, seen: list, unseen: list, pair: tuple = (5, 7), n_embd: int = 14,
+              seed: int = 1337) -> dict:
+    """A run of two seeds by hand: right answers at iterations 0, 10, ..., the same for both or, of what is
+    held out, one number for each; 6 s for 10 iterations. Its config is returned."""
     c = {key: config.KEYS[key].default for key in config.KEYS}
     c |= {"out_dir": str(folder), "n_embd": n_embd, "num_seeds": 2, "max_iters": 10 * len(seen) - 10}
+    both = [np.broadcast_to(n, 2).tolist() for n in unseen]
     rows = [dict.fromkeys(log.COLUMNS, "") | {
-        "iter": 10 * i, "seed": seed, "train_loss": 0.649, "val_loss": 0.649, "elapsed_s": 6.0 * i,
-        "add_correct": (seen[i] + unseen[i]) // 2, "add_total": 100, "math_acc": 0.5, "combined_acc": 0.5,
-        "sub_correct": (seen[i] + unseen[i] + 1) // 2, "sub_total": 100,
-        "heldout_correct": unseen[i], "heldout_total": 4} for i in range(len(seen)) for seed in (1337, 1338)]
+        "iter": 10 * i, "seed": seed + s, "train_loss": 0.649, "val_loss": 0.649, "elapsed_s": 6.0 * i,
+        "add_correct": (seen[i] + both[i][s]) // 2, "add_total": 100, "math_acc": 0.5, "combined_acc": 0.5,
+        "sub_correct": (seen[i] + both[i][s] + 1) // 2, "sub_total": 100,
+        "heldout_correct": both[i][s], "heldout_total": 4} for i in range(len(seen)) for s in range(2)]
     folder.mkdir(parents=True)
-    notes = notes_of(["math"], [1337, 1338], config=c, held_out=[pair], parameters=100 * n_embd,
+    notes = notes_of(["math"], [seed, seed + 1], config=c, held_out=[pair], parameters=100 * n_embd,
                      data_sha256=data.load("as_math").sha256)
     log.start(folder, notes, rows)
     return c
@@ -65,7 +75,7 @@ def test_a_study_is_trained_drawn_and_then_skipped(study, capsys):
     (folders[1] / "ckpt.pt").rename(study.parent / "ckpt.pt")
     with pytest.raises(config.UserError, match="n_embd_6 already holds a run"):
         run(study)
-    assert "1 seed(s)  interrupted at 0" in capsys.readouterr().out
+    assert "1 seed(s)  begun, at 0" in capsys.readouterr().out
     (study.parent / "ckpt.pt").rename(folders[1] / "ckpt.pt")
     assert run(study) == 0 and "2 seed(s)  done" in capsys.readouterr().out
     (folders[1] / "ckpt.pt").unlink()
@@ -73,7 +83,7 @@ def test_a_study_is_trained_drawn_and_then_skipped(study, capsys):
     assert run(study) == 0 and rows_of(folders[1]) == wide
     assert (folders[0] / "results.csv").stat().st_mtime_ns == written
     for asked, says in (("num_seeds=3", "n_embd_4 has num_seeds = 2, the study asks for 3"),
-                        ("max_iters=2", "max_iters = 2 is below the 4 that the run has done")):
+                        ("max_iters=2", "n_embd_4 has done 4 iterations, the study asks for max_iters = 2")):
         with pytest.raises(config.UserError, match=says):
             run(study, f"--{asked}")
 
@@ -90,48 +100,57 @@ def test_ctrl_c_stops_the_study_and_the_next_call_goes_on(study, capsys, monkeyp
         assert rows_of(study.parent / "two" / name) == rows_of(study.parent / "again" / name)
 
 
-def test_parts_share_the_runs_and_the_last_draws(study, capsys, monkeypatch):
-    assert run(study, "--part=2/2") == 0
-    assert "1 of 2 runs are not done" in capsys.readouterr().out
-    assert not (study.parent / "two.md").exists() and run(study, "--plot") == 0
-    assert "| n_embd_6 |" in (study.parent / "two.md").read_text()
-    for key, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(key, value)
-    with pytest.raises(config.UserError, match="--part=1/2 under torchrun"):
-        run(study, "--part=1/2")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    capsys.readouterr()
-    assert run(study) == 0 and "n_embd_6" not in capsys.readouterr().out.split("wrote")[0]
+def test_processes_that_start_together_train_each_run_once(study, capfd):
+    """Under torchrun too, where each run is an ordinary one; and a run that another process trains is left
+    alone, until that one ends without finishing it."""
+    with Lock(study.parent / "two" / "n_embd_6") as lock:
+        lock.begun = True  # the folder stays
+        assert run(study) == 0
+    said = capfd.readouterr().out
+    assert f"left alone: process {os.getpid()} is training in" in said and "1 of 2 runs are not done" in said
+    assert not (study.parent / "two.md").exists()
+    command = ["sweep.py", str(study), *TINY, f"--out_dir={study.parent}/many"]
+    started = [subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, env={
+        **os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": str(i), "WORLD_SIZE": "2"}) for i in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert "".join(said).count("parameters, ") == 2 and "| n_embd_6 |" in "".join(said)
+    assert run(study) == 0 and "2 of 2" in capfd.readouterr().out
+    for name in ("n_embd_4", "n_embd_6"):
+        assert rows_of(study.parent / "two" / name) == rows_of(study.parent / "many" / name)
+
+
+def test_a_run_that_was_left_alone_is_come_back_to(study, monkeypatch, capfd):
+    """The other process, which ends while this one trains the next run, has not finished its own."""
+    (other := Lock(study.parent / "two" / "n_embd_4")).__enter__()
+    other.begun, append = True, log.append
+    monkeypatch.setattr(log, "append", lambda *args: (append(*args), other.file.closed or other.__exit__()))
+    assert run(study) == 0 and "left alone" in capfd.readouterr().out
     assert "| n_embd_4 |" in (study.parent / "two.md").read_text()
 
 
-def test_held_out_pairs_are_trained_on_their_data_and_drawn(tmp_path):
-    (tmp_path / "p.py").write_text('draw = "pairs"\nruns = [dict(held_out="3-8"), dict(held_out="5-7")]')
+def test_held_out_pairs_are_trained_on_their_data(tmp_path):
+    (tmp_path / "p.py").write_text('runs = [dict(held_out="3-8"), dict(held_out="5-7")]')
     assert run(tmp_path / "p.py", folder="p") == 0
     other = log.read_run(tmp_path / "p" / "held_out_3-8")
     assert other.notes["held_out"] == [[3, 8]] and other.notes["config"]["dataset"] == "as_math_3-8"
     right = 100 * other.columns["heldout_correct"][-1] / other.columns["heldout_total"][-1]
-    assert np.mean(sweep.pair_scores(other)) == right.mean()
-    assert (tmp_path / "p.png").stat().st_size > 10_000 and "5-7 has rank" in (tmp_path / "p.md").read_text()
-    (tmp_path / "p.py").write_text('draw = "pairs"\nruns = [dict(held_out="3-8,2-6")]')
-    with pytest.raises(config.UserError, match="one pair held out, of two digits"):
-        run(tmp_path / "p.py", folder="q")
+    assert np.mean(study_of("pairs")["pair_scores"](other)) == right.mean()
 
 
-def test_phases_table_and_rank_by_hand(tmp_path):
+def test_table_by_hand(tmp_path):
     logs = [read_log(write_log(tmp_path / name, *curves)) for name, curves in CURVES.items()]
-    assert [*map(phase, logs)] == [*CURVES]
-    draw("table", tmp_path / "t", logs)
     # 3 of 4 answers; no seed of 2 has all, Wilson up to 65.8%; halfway from 0.767 to 0.531; 18 s
-    row, = [row for row in (tmp_path / "t.md").read_text().splitlines() if row.startswith("| memorisation")]
+    row, = [row for row in table("t", logs, "").splitlines() if row.startswith("| memorisation")]
     assert [cell.strip() for cell in row.split("|")][1:-1] == [
         "memorisation", "1,400", "2", "0.3", "100 (100 to 100)", "75 (75 to 75)", "0 of 2 (0% to 65.8%)",
-        "memorisation",
         "0.6490 (0.6490 to 0.6490)", "0.7670", "0.5310", "50 (50 to 50)"]
-    pairs = [read_log(write_log(tmp_path / f"{a}", [0, 196], [0, right], (a, 7)))
-             for a, right in enumerate([4, 3, 3, 2, 4])]
-    said = "rank 3.5 of 5 (95% bootstrap interval over seeds 3.5 to 3.5) by its mean held-out score, 75%."
-    assert f"1-7 has {said}" in rank(pairs, [1, 7]) and rank(pairs, [5, 7]) == ""
+    for rank in range(3):  # of 18 s each
+        write_log(tmp_path / "three" / f"rank_{rank}", *CURVES["grokking"], seed=10 * rank)
+    assert sweep.minutes(log.read_run(tmp_path / "three")) == "0.9"
+    logs[0].notes["taken_from"] = "results/x: its first seeds"
+    assert sweep.minutes(logs[0]) == "-"
+    assert "\nconfusion is taken from results/x: its first seeds, which says what" in table("t", logs, "")
 
 
 def test_time_left_by_hand(tmp_path):
@@ -143,22 +162,84 @@ def test_time_left_by_hand(tmp_path):
     assert time_left([wide], [None]) == "unknown until the first run is under way"
 
 
-@pytest.mark.parametrize("kind", ["capacity", "phase"])
-def test_figures_of_logs_by_hand(tmp_path, kind):
-    for n, name in ((6, "confusion"), (14, "grokking"), (28, "memorisation")):
-        write_log(tmp_path / "s" / f"n_embd_{n}", *CURVES[name], n_embd=n)
-    (tmp_path / "s.py").write_text(f"draw, max_iters, num_seeds = '{kind}', 30, 2\n"
-                                   "runs = [dict(n_embd=n) for n in (6, 14, 28, 56)]")
-    assert main([str(tmp_path / "s.py"), "--plot", f"--out_dir={tmp_path}/s"]) == 0
-    assert (tmp_path / "s.png").stat().st_size > 10_000 and not (tmp_path / "s" / "n_embd_56").exists()
-    assert (" grokking " in (tmp_path / "s.md").read_text()) == (kind == "phase")
+def test_what_a_study_draws_and_says(tmp_path, capsys):
+    """On a figure of its own, of the runs that are done; what is wrong there is one line."""
+    write_log(tmp_path / "s" / "n_embd_6", *CURVES["grokking"], n_embd=6)
+    text = ("max_iters, num_seeds, runs = 30, 2, [dict(n_embd=6), dict(n_embd=8)]\n"
+            "def draw(fig, logs):\n    fig.text(0, 0, 'x')\n    return f'{len(logs)} drawn'\n")
+    (tmp_path / "s.py").write_text(text)
+    command = [str(tmp_path / "s.py"), "--plot", f"--out_dir={tmp_path}/s"]
+    assert main(command) == 0 and "1 of 2 runs are not done\n" in capsys.readouterr().out
+    assert (tmp_path / "s.md").read_text().endswith("|\n\n1 drawn")
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "s.py").write_text("table = False\n" + text.replace("return", "return 1 / 0 #"))
+    with pytest.raises(config.UserError, match="s.py, line 5: ZeroDivisionError"):
+        main(command)
+
+
+def drawn(name: str, logs: list) -> tuple[Figure, str]:
+    """What a published study draws of these logs, and says."""
+    fig = Figure()
+    return fig, study_of(name)["draw"](fig, logs)
+
+
+def cells_of(ax) -> dict:
+    """The numbers that stand in a plane, by column and row; they are those of the colours."""
+    mesh, = ax.collections
+    shown = {text.get_position(): float(text.get_text().split()[0]) for text in ax.texts}
+    values = np.ma.filled(mesh.get_array(), np.nan)
+    assert {at: round(values[at[::-1]]) for at in shown} == shown and len(shown) == np.isfinite(values).sum()
+    return shown
+
+
+def test_capacity_draws_seen_and_held_out_answers_with_their_intervals(tmp_path):
+    unequal = [([0, 196], [[0, 0], [4, 2]]), ([0, 98], [[0, 0], [1, 1]])]
+    logs = [read_log(write_log(tmp_path / f"{n}", *curves, n_embd=n)) for n, curves in zip((28, 6), unequal)]
+    fig, _ = drawn("capacity", logs)
+    top, bottom = fig.axes
+    seen, mean, every = top.lines[:3]
+    assert [seen.get_label(), mean.get_label()[:8]] == ["seen answers right", "held-out"]
+    np.testing.assert_allclose(top.lines[0].get_xydata(), [[600, 50], [2800, 100]])
+    np.testing.assert_allclose(top.lines[1].get_xydata(), [[600, 25], [2800, 75]])
+    np.testing.assert_allclose(every.get_xydata(), [[600, 0], [2800, 50]])
+    bars = [line[:, 1] for line in top.containers[0].lines[2][0].get_segments()]
+    np.testing.assert_allclose(bars, [[0, 65.76], [9.45, 90.55]], atol=0.01)  # Wilson of 0 and of 1 of 2
+    assert top.get_title().endswith("most, 75%, at 2,800 parameters; 75% in the largest model")
+    np.testing.assert_allclose(bottom.lines[1].get_ydata(), [0.649, 0.649])
+    assert bottom.get_title().endswith("from 600 parameters on")
+
+
+def test_pairs_draws_additions_above_the_diagonal(tmp_path, monkeypatch):
+    study = study_of("pairs")
+    logs = [read_log(write_log(tmp_path / f"{a}", [0, 196], [0, right], (a, 7)))
+            for a, right in enumerate([4, 3, 3, 2, 4])]
+    monkeypatch.setitem(study, "pair_scores", lambda run: (run.notes["held_out"][0][0], 50))
+    study["draw"](fig := Figure(), logs)
+    ax, = fig.axes
+    assert cells_of(ax) == {(7, a): a for a in range(5)} | {(a, 7): 50 for a in range(5)}
+    assert ax.get_ylim() == (9.5, -0.5) and "above the diagonal: addition" in ax.get_xlabel()
+    said = "rank 3.5 of 5 (95% bootstrap interval over seeds 3.5 to 3.5) by its mean held-out score, 75%."
+    assert f"1-7 has {said}" in study["rank"](logs, [1, 7]) and study["rank"](logs, [5, 7]) == ""
+    logs[0].notes["held_out"] = [[3, 8], [2, 6]]
+    with pytest.raises(config.UserError, match="hold out one pair each, of two digits"):
+        study["draw"](fig, logs)
+
+
+def test_phase_draws_both_accuracies_and_names_the_phases(tmp_path):
+    logs = [read_log(write_log(tmp_path / name, *curves, n_embd=n))
+            for n, (name, curves) in enumerate(CURVES.items(), start=4)]
+    fig, said = drawn("phase", logs)
+    assert [ax.get_title() for ax in fig.axes] == ["seen answers right (%)", "held-out answers right (%)"]
+    assert cells_of(fig.axes[0]) == {(0, 0): 92, (0, 1): 100, (0, 2): 100, (0, 3): 100}
+    assert cells_of(fig.axes[1]) == {(0, 0): 100, (0, 1): 75, (0, 2): 100, (0, 3): 100}
+    assert [row.split("|")[2].strip() for row in said.splitlines()[-4:]] == [*CURVES]
 
 
 @pytest.mark.parametrize("name", ["capacity", "pairs", "phase"])
 def test_published_studies_are_those_of_the_committed_logs(tmp_path, name):
     """Every run of the study, as its file asks for it."""
     study, runs = read_study(f"config/sweep_{name}.py", {"out_dir": str(ROOT / "results" / name)})
-    draw(study["draw"], tmp_path / name, [read_log(c) for c in runs])
+    draw(study | {"out_dir": str(tmp_path / name)}, [read_log(c) for c in runs])
     published = ROOT / "results" / f"{name}.md"
     assert (tmp_path / f"{name}.md").read_text() == published.read_text()
 
@@ -168,10 +249,10 @@ def test_published_studies_are_those_of_the_committed_logs(tmp_path, name):
     ("runs = [dict(n_embed=6)]", [], "unknown key n_embed (did you mean n_embd?)"),
     ("runs = [dict(n_embd='6')]", [], "n_embd = '6' will not do"),
     ("runs = [dict(base='config/no.py')]", [], "config/no.py"),
-    ("runs = [dict(held_out='5')]", [], "held_out"), ("runs = [{}]\ndraw = 'pie'", [], "draw = 'pie'"),
+    ("runs = [dict(held_out='5')]", [], "held_out"), ("runs = [{}]\ndraw = 'pie'", [], "expected a function"),
     ("runs = [dict(name='a'), dict(name='a')]", [], "run 2 is a as one before"),
     ("runs = [{}]", ["--name=a"], "unknown argument"),
-    ("runs = [{}]", ["--part=0/2"], "--part=0/2"), ("runs = [{}]", ["--wd"], "sweep_bad_wd.py"),
+    ("runs = [{}]", ["--wd"], "sweep_bad_wd.py"),
     ("runs = [{}]", ["--overwrite=True"], "unknown argument"), ("runs = [{}]", ["b.py"], "2 studies")])
 def test_mistakes_are_one_line(tmp_path, text, args, says):
     path = tmp_path / "sweep_bad.py"

@@ -1,0 +1,57 @@
+"""Statistics of seeds, each against its definition or a case worked out by hand."""
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import stats
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_limits_solve_its_equation(kn):
+    k, n = kn
+    low, high = stats.wilson(k, n)
+    assert 0 <= low <= k / n + 1e-12 and k / n - 1e-12 <= high <= 1
+    for p in (low, high):  # at a limit the share is 1.96 standard errors away
+        assert math.isclose((k / n - p) ** 2, 1.959964 ** 2 * p * (1 - p) / n, rel_tol=1e-6, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("n, quantile", [(2, 12.706), (3, 4.303), (4, 3.182), (8, 2.365), (32, 2.040)])
+def test_margin_is_students(n, quantile):
+    values = np.arange(n) / 10
+    assert stats.margin(values) == pytest.approx(quantile * values.std(ddof=1) / math.sqrt(n), rel=0.04)
+    assert math.isnan(stats.margin(values[:1])) and stats.margin(np.ones(n)) == 0
+
+
+def test_ranks_and_their_correlation_by_hand():
+    assert stats.ranks(np.array([3, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
+    assert stats.rank_correlation(np.arange(5), np.exp(np.arange(5.0))) == pytest.approx(1)
+    assert stats.rank_correlation(np.array([1, 2, 1]), np.array([2, 1, 1])) == pytest.approx(-0.5)
+
+
+def test_permutation_test():
+    values = np.arange(8.0)
+    assert stats.permutation_test(values, values > 3) == pytest.approx(2 / 70, abs=0.005)
+    assert stats.permutation_test(values, values % 4 == 0) > 0.3
+    assert stats.permutation_test(np.ones(4), np.arange(4) < 2) == 1
+
+
+def test_place_of_by_hand():
+    scores = [np.full(2, right / 4) for right in (4, 3, 3, 2, 4)]
+    assert stats.place_of(1, scores) == (3.5, 3.5, 3.5) and stats.place_of(3, scores)[0] == 5
+    # the mean of 0 and 1 drawn twice: 0 in a quarter of draws, half, 1 in a quarter; 3 of 4 draws beat 0.25
+    assert stats.place_of(0, [np.array([0, 1]), np.full(2, 0.25)]) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("share, shown", [(1, "100"), (0, "0"), (0.5, "50"), (0.99996, "99.996"),
+                                          (2 / 3, "66.7"), (1.2e-4, "0.01"), (0.9996, "99.96")])
+def test_a_share_that_is_not_all_does_not_read_so(share, shown):
+    assert stats.percent(share) == shown
+
+
+def test_how_a_table_writes_seeds():
+    assert stats.mean_and_range(np.array([0.5, 1])) == "75 (50 to 100)"
+    assert stats.mean_and_range(np.array([0.5])) == "50"
+    assert stats.share_of(0, 2) == "0 of 2 (0% to 65.8%)"
