@@ -241,15 +241,16 @@ def draw_digits(ax: Axes, rows: np.ndarray, size: float) -> None:
 
 
 def draw_orders(ax: Axes, digits: list[Digits]) -> None:
-    """Every seed's rank correlation: a row of dots for each group of a model's seeds, red at the mean."""
+    """Every seed's rank correlation: a row of dots for each group of a model's seeds, a line at the mean."""
     groups = {name: one.order[seeds] for one in digits for name, seeds in one.groups.items()}
-    for y, order in enumerate(groups.values()):
-        ax.plot(order, y + rng(y, "spread").uniform(-0.25, 0.25, len(order)), ".", color="#0072B2", alpha=0.6)
-        ax.plot([order.mean()] * 2, [y - 0.35, y + 0.35], color=plots.RED)
+    for y, (name, order) in enumerate(groups.items()):
+        spread = rng(y, "spread").uniform(-0.25, 0.25, len(order))
+        ax.plot(order, y + spread, ".", color=plots.MODEL_COLORS[name.split(",")[0]], alpha=0.6)
+        ax.plot([order.mean()] * 2, [y - 0.35, y + 0.35], color="black")
     names = [f"{name}: {len(order)} seed{'s' * (len(order) > 1)}" for name, order in groups.items()]
     ax.set_yticks(range(len(names)), names, fontsize=9)
     tests = "".join(f"\n{one.name}, all held-out right or not: p = {one.p:.2g}" for one in digits if one.p)
-    ax.set_title("Do the digits lie in order? Every seed, and in red the mean" + tests, fontsize=10)
+    ax.set_title("Do the digits lie in order? Every seed, and the mean" + tests, fontsize=10)
     ax.set(ylim=(len(names) - 0.5, -0.5),
            xlabel="rank correlation of |i - j| and the digits' distance")
     ax.grid(axis="x", color="#DDDDDD", linewidth=0.6)
@@ -275,7 +276,7 @@ def draw_grid(operation: str, runs: Runs, end: str) -> Figure:
     """The 2 x 2 figure of an operation, from {size: (run, note)}; where there is no run, how to train it."""
     heights = plots.strip_heights(OPERATIONS[operation], True)
     limits = plots.loss_limits([run for run, _ in runs.values() if run])
-    fig = Figure(figsize=(9.6, 1.5 * sum(heights) + 1.2), layout="constrained")
+    fig = Figure(figsize=(8, 1.15 * sum(heights) + 1.6), layout="constrained")
     axes = fig.subplots(2 * len(heights), 2, sharex=True, height_ratios=heights * 2)
     panels = [axes[top:top + len(heights), side] for top in (0, len(heights)) for side in (0, 1)]
     for strips, (size, (run, note)) in zip(panels, runs.items(), strict=True):

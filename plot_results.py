@@ -32,15 +32,15 @@ KEYS = {
 # Okabe and Ito's colours, which colour-blind readers tell apart; the line style tells them apart in grey
 CURVES = {"add": ("addition", "#009E73", "-"), "sub": ("subtraction", "#0072B2", ":"),
           "facts": ("capitals", "#E69F00", (0, (7, 1.5)))}
+SEEN, HELDOUT, GREY = "#56B4E9", "#771166", "#555555"
 HELDOUT_LEVELS = {  # least share of the held-out answers that are right; one hue, pale to dark
     "some right": (1e-9, "#E6CAE1"), "half or more": (0.5, "#CF9FC6"), "3/4 or more": (0.75, "#B36AA7"),
-    "all right": (1, "#771166")}
+    "all right": (1, HELDOUT)}
 REFERENCES = {"rule_loss": ("rule-follower's loss", (0, (9, 4))),
               "loss_floor": ("memoriser's loss", (0, (3, 3)))}
-SEEN, HELDOUT, LOSS = "#56B4E9", "#771166", "#555555"
-GREY, RED = "#555555", "#CC0000"
+MODEL_COLORS = {"n14": "#D55E00", "n28": "#CC79A7", "n56": "#000000", "MLT": "#999933"}
 BAND = "10-90% of seeds, line: median"
-LOSS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+LOSS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def find_log(folder: Path) -> RunLog | None:
@@ -125,7 +125,7 @@ def draw_curve(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, color: str, s
 
 def strip_heights(tasks: Sequence[str], held_out: bool) -> list[float]:
     """Relative heights of a panel's strips, top to bottom: right answers, held-out for arithmetic, loss."""
-    return [*([3] if tasks else []), *([1.2] if "math" in tasks and held_out else []), 2]
+    return [*([3] if tasks else []), *([2.4] if "math" in tasks and held_out else []), 1.6]
 
 
 def loss_limits(runs: Sequence[RunLog]) -> tuple[float, float]:
@@ -146,7 +146,7 @@ def frame_strips(strips: Sequence[Axes], limits: tuple[float, float]) -> None:
         ax.grid(color="#DDDDDD", linewidth=0.6)
         ax.set_axisbelow(True)
     for ax in strips[:-1]:
-        ax.set(ylim=(-5, 105), yticks=range(0, 101, 50), ylabel="held-out\n(% of seeds)")
+        ax.set(ylim=(-5, 105), yticks=range(0, 101, 50), ylabel="held-out right\n(% of seeds)")
     if len(strips) > 1:
         strips[0].set(yticks=range(0, 101, 20), ylabel="right answers (%)")
     strips[-1].set(yscale="log", ylabel="loss (nats)", xlabel="iteration")
@@ -171,24 +171,16 @@ def draw_heldout(ax: Axes, run: RunLog) -> None:
 
 
 def draw_run(strips: Sequence[Axes], run: RunLog, tasks: list[str], limits: tuple[float, float]) -> None:
-    """Draw a run in a panel's strips: right answers, held-out if there is a strip for it, loss.
-
-    A red dot stands where some seed answers everything right, as high as the share of such seeds.
-    """
+    """Draw a run in a panel's strips: right answers, held-out if there is a strip for it, loss."""
     frame_strips(strips, limits)
     answers, loss, x = strips[0], strips[-1], run.iters
-    scores = {name: accuracy(run, name) for task in tasks for name in SCORES[task]}
-    for name, right in scores.items():
-        draw_curve(answers, x, 100 * right, *CURVES[name])
-    if scores:
-        seeds = np.all([right == 1 for right in scores.values()], axis=0).mean(1)
-        answers.plot(x[seeds > 0], 100 * seeds[seeds > 0], "o", color=RED, markersize=2.6,
-                     linestyle="none", label="everything right, % of seeds")
+    for name in [name for task in tasks for name in SCORES[task]]:
+        draw_curve(answers, x, 100 * accuracy(run, name), *CURVES[name])
     for ax in strips[1:-1] if run.notes["held_out"] else ():
         draw_heldout(ax, run)
     draw_curve(loss, x, run.columns["train_loss"], "loss", GREY, "-")
     if not np.array_equal(run.columns["train_loss"], run.columns["val_loss"]):
-        draw_curve(loss, x, run.columns["val_loss"], "loss on val.bin", RED, ":")
+        draw_curve(loss, x, run.columns["val_loss"], "loss on val.bin", GREY, ":")
     for name, (label, dashes) in REFERENCES.items():
         value = run.notes[name]
         if value is not None:

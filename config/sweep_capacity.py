@@ -2,7 +2,7 @@
 import numpy as np
 
 from data.stats import margin, wilson
-from plot_results import HELDOUT, LOSS, REFERENCES, SEEN, accuracy
+from plot_results import GREY, HELDOUT, REFERENCES, SEEN, accuracy
 
 eval_interval = 1000
 
@@ -32,7 +32,7 @@ def draw(fig, logs):
     below = [n for n, seeds in zip(x, losses) if seeds.mean() < rule]
     bottom.plot(np.repeat(x, [*map(len, losses)]), np.concatenate(losses), ".", color="#BBBBBB",
                 label="one seed")
-    bottom.plot(x, [seeds.mean() for seeds in losses], "o-", color=LOSS, label="mean over seeds")
+    bottom.plot(x, [seeds.mean() for seeds in losses], "o-", color=GREY, label="mean over seeds")
     for name, (label, dashes) in REFERENCES.items():
         bottom.axhline(logs[0].notes[name], color="black", linestyle=dashes, linewidth=0.8, label=label)
     bottom.set(xscale="log", xlabel="parameters (width of the model)", ylabel="loss (nats)",

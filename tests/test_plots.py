@@ -67,17 +67,6 @@ def test_nothing_right_or_nothing_held_out(tmp_path):
     assert list(drawn(none, ["math"])) == ["right", "loss"]
 
 
-@pytest.mark.parametrize("tasks, seeds, dots", [
-    (["math"], 3, {10: 100 / 3, 20: 100 / 3, 30: 200 / 3}), (["math"], 1, {20: 100, 30: 100}),
-    (["facts"], 3, {10: 200 / 3, 20: 200 / 3, 30: 200 / 3}),
-    (["math", "facts"], 3, {20: 100 / 3, 30: 100 / 3})])
-def test_red_dots_exactly_where_everything_is_right(tmp_path, tasks, seeds, dots):
-    ax = drawn(write_run(tmp_path / "run", "both", range(seeds)), tasks)["right"]
-    line, = (line for line in ax.lines if line.get_label() == "everything right, % of seeds")
-    assert dict(zip(line.get_xdata(), line.get_ydata())) == pytest.approx(dots)
-    assert to_hex(line.get_color()) == "#cc0000"
-
-
 @pytest.mark.parametrize("notes, labels", [
     ({}, ["loss", "loss on val.bin", "rule-follower's loss: 0.767", "memoriser's loss: 0.531"]),
     ({"loss_floor": None, "rule_loss": None}, ["loss", "loss on val.bin"])])
@@ -186,7 +175,7 @@ def test_panels_and_rows_of_runs_that_are_not_finished(root):
     command = "to train it:\npython train_with_eval.py\nconfig/train_math_mini_56_wd.py"
     assert panels["n56, not run"].texts[0].get_text() == command
     labels = [text.get_text() for text in fig.legends[0].get_texts() if text.get_text().strip()]
-    assert len(labels) == len(set(labels)) == 11
+    assert len(labels) == len(set(labels)) == 10
     assert len({ax.get_ylim() for ax in fig.axes if ax.get_yscale() == "log"}) == 1
 
 
