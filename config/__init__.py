@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -231,20 +232,29 @@ class Stream:
 
 
 class Signals:
-    """SIGINT, SIGTERM and SIGHUP as a number to look at between updates; a second one acts at once."""
+    """SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 as a number to look at between updates.
+
+    Another one acts at once if it comes a second later: `timeout`, `scancel` and torchrun signal a process
+    and its group. Who caught one is about to end, so this stays in place.
+    """
 
     def __enter__(self):
-        self.caught, numbers = 0, {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        self.caught, self.since = 0, math.inf
+        names = (f"SIG{name}" for name in ("INT", "TERM", "HUP", "USR1", "USR2"))
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has two
         self.before = {n: signal.signal(n, self.catch) for n in numbers
                        if signal.getsignal(n) != signal.SIG_IGN}  # as SIGHUP is under nohup
         return self
 
     def catch(self, number, frame):
-        self.caught = number
-        signal.signal(number, signal.SIG_DFL)
+        if time.monotonic() - self.since >= 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        elif not self.caught:
+            self.caught, self.since = number, time.monotonic()
 
     def __exit__(self, *_):
-        for number, handler in self.before.items():
+        for number, handler in ({} if self.caught else self.before).items():
             signal.signal(number, handler)
 
 

@@ -1,21 +1,75 @@
-"""Fixtures: prepared data, and trainings of a few iterations that several tests look at but do not change."""
+"""What no test may depend on, and fixtures: prepared data, and trainings of a few iterations that several
+tests look at but do not change."""
+import faulthandler
+import os
+import shutil
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
 
 import data
-from helpers import TASKS, train
+from helpers import CHECKOUT, ROOT, SCRATCH, TASKS, end_children, heeding_signals, tracked, train
 
+LIMIT_S = 100  # of one test
+CACHES = ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HYPOTHESIS_STORAGE_DIRECTORY")
+hung = set()  # files with a test that reached the limit
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no error
 settings.load_profile("no deadline")
-torch.set_num_threads(1)  # tensors this small only wait for a second thread, long if the machine is busy
+
+
+def pytest_configure(config):
+    """The tests, and what they start, see the code alone: a copy of what git tracks, and no one's home."""
+    config.add_cleanup(lambda: shutil.rmtree(SCRATCH))
+    for file in tracked():
+        (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / file, ROOT / file)
+    os.chdir(ROOT)
+    data.ROOT = ROOT / "data"
+    os.environ |= {name: f"{SCRATCH}/{name}" for name in CACHES}
+    os.environ |= {"TMPDIR": str(SCRATCH), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    torch.set_num_threads(1)  # sums depend on it; tensors this small only wait for a second thread
+    config.stderr = os.dup(2)  # before it is captured
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """No test waits for ever: at its limit it fails, and with it what comes after it in its file. If it is
+    deaf to that, in a library, all ends."""
+    def fail(*_):
+        hung.add(item.path)
+        pytest.fail(f"no end in {LIMIT_S} s")
+
+    signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S, 10)  # again, should the clearing up wait as well
+    faulthandler.dump_traceback_later(LIMIT_S + 15, exit=True, file=item.config.stderr)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_runtest_setup(item):
+    """See pytest_runtest_protocol."""
+    if item.path in hung:
+        pytest.fail("a test before it had no end")
 
 
 @pytest.fixture(autouse=True)
-def subnormal_numbers():
-    """Trainings flush them to zero for the whole process; hypothesis wants them."""
+def nothing_goes_on():
+    """Neither processes nor the flushing to zero of subnormal numbers, which hypothesis wants."""
     yield
+    end_children()
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def signals():
+    """They reach a test that sends itself one, wherever the tests were started."""
+    with heeding_signals():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,12 @@
 import csv
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +24,9 @@ from data.batches import Batches
 from engine.state import fresh
 from model import GPTConfig, flatten, load_checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[1]
+SCRATCH = Path(tempfile.mkdtemp(prefix="too_big_to_think_"))  # of all that tests leave; removed at the end
+ROOT = SCRATCH / "checkout"  # a copy of the repository, the working directory
 TASKS = {"math": "as_math", "facts": "facts_char", "both": "both_math_and_facts"}
 SIZES = ("14", "28", "56", "mlt")
 RUNS = [f"{task}_mini_{size}{wd}" for task in TASKS for size in SIZES for wd in ("", "_wd")]
@@ -29,6 +34,7 @@ VOCAB = {"math": 17, "facts": 51, "both": 66}
 SAMPLING = ["--num_samples=2", "--temperature=1"]  # warm: an untrained model's cold samples all say the same
 TINY = ["--device=cpu", "--compile=False", "--batch_size=128", "--warmup_iters=5", "--lr_decay_iters=30",
         "--eval_interval=10", "--max_iters=20", *SAMPLING]
+children: list[subprocess.Popen] = []  # of the test that runs
 
 
 def settings(run: str = "math_mini_14", **changed) -> dict:
@@ -97,10 +103,55 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
+def tracked() -> list[str]:
+    """The repository's files: what git tracks and is there, so that nothing left lying reaches a test."""
+    git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]  # whoever owns it
+    files = subprocess.run(git, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [file for file in files if (CHECKOUT / file).is_file()]
+
+
+@contextmanager
+def heeding_signals():
+    """What is started here acts on signals, though this process may ignore some, as in the background."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    before = {n: signal.signal(n, signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL)
+              for n in (getattr(signal, name) for name in names)}
+    try:
+        yield
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+def popen(*argv: str, cwd: Path = ROOT, stdout=subprocess.DEVNULL, **env: str) -> subprocess.Popen:
+    """A script, started in a session of its own."""
+    with heeding_signals():
+        children.append(subprocess.Popen([sys.executable, *argv], cwd=cwd, env=os.environ | env, text=True,
+                                         stdout=stdout, stderr=subprocess.PIPE, start_new_session=True))
+    return children[-1]
+
+
+def end_children() -> None:
+    """End whatever a test has left running, and its children with it."""
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    for child in children:
+        if child.poll() is None:
+            child.terminate()  # torchrun ends its own, which have other sessions
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(5)
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    children.clear()
+
+
 def run_script(*argv: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
-    """A script as a real process."""
-    return subprocess.run([sys.executable, *argv], cwd=cwd, capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | env)
+    """A script as a real process, to its end."""
+    child = popen(*argv, cwd=cwd, stdout=subprocess.PIPE, **env)
+    out, err = child.communicate()
+    return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
 
 def weights(folder: Path, name: str = "ckpt.pt") -> torch.Tensor:
@@ -136,5 +187,6 @@ def spawn(folder: Path, args=(), first=lambda: None) -> multiprocessing.Process:
         config.run(train_with_eval.main)
 
     child = multiprocessing.get_context("fork").Process(target=work)
-    child.start()
+    with heeding_signals():
+        child.start()
     return child

@@ -1,14 +1,12 @@
 """Runs killed by SIGKILL at any moment and resumed: the result must be that of the run left alone."""
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
-from helpers import ROOT, command, contents, log, same, spawn, train, weights
+from helpers import command, contents, log, popen, same, spawn, train, weights
 
 RUNS = {"one seed": [], "two seeds, dropout": ["--num_seeds=2", "--dropout=0.1"]}
 LONG = ["--max_iters=30", "--eval_interval=3", "--overwrite"]  # the latter: of a log without a checkpoint
@@ -53,11 +51,9 @@ def test_a_compiled_run_killed_as_it_trains(tmp_path):
     """Two kills of a process that trains two seeds, each after it has gone on for some evaluations."""
     args = ["--num_seeds=2", "--compile=True", "--max_iters=40", "--eval_interval=2"]
     reference, folder, draw = train(tmp_path / "reference", *args), tmp_path / "run", random.Random(0)
-    driver = ("import sys, torch, train_with_eval as t; torch.set_num_threads(1); t.SAVE_EVERY_S = 0; "
-              "sys.exit(t.main(sys.argv[1:]))")
+    driver = "import sys, train_with_eval as t; t.SAVE_EVERY_S = 0; sys.exit(t.main(sys.argv[1:]))"
     for kill in (True, True, False):
-        process = subprocess.Popen([sys.executable, "-c", driver, *command(folder, args)], cwd=ROOT,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = popen("-c", driver, *command(folder, args))
         before = last_logged(folder)
         while kill and process.poll() is None:
             if last_logged(folder) > before + 3:

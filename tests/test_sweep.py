@@ -88,7 +88,7 @@ def test_a_study_is_trained_drawn_and_then_skipped(study, capsys):
             run(study, f"--{asked}")
 
 
-def test_ctrl_c_stops_the_study_and_the_next_call_goes_on(study, capsys, monkeypatch):
+def test_ctrl_c_stops_the_study_and_the_next_call_goes_on(study, capsys, monkeypatch, signals):
     with monkeypatch.context() as patch:
         append = log.append
         patch.setattr(log, "append", lambda *args: (append(*args), os.kill(os.getpid(), signal.SIGINT)))
