@@ -123,10 +123,11 @@ def heeding_signals():
             signal.signal(n, handler)
 
 
-def popen(*argv: str, cwd: Path = ROOT, stdout=subprocess.DEVNULL, **env: str) -> subprocess.Popen:
+def popen(*argv: str, cwd: Path = ROOT, stdout=subprocess.DEVNULL, program: str = sys.executable,
+          **env: str) -> subprocess.Popen:
     """A script, started in a session of its own."""
     with heeding_signals():
-        children.append(subprocess.Popen([sys.executable, *argv], cwd=cwd, env=os.environ | env, text=True,
+        children.append(subprocess.Popen([program, *argv], cwd=cwd, env=os.environ | env, text=True,
                                          stdout=stdout, stderr=subprocess.PIPE, start_new_session=True))
     return children[-1]
 
@@ -147,9 +148,9 @@ def end_children() -> None:
     children.clear()
 
 
-def run_script(*argv: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
-    """A script as a real process, to its end."""
-    child = popen(*argv, cwd=cwd, stdout=subprocess.PIPE, **env)
+def run_script(*argv: str, **how) -> subprocess.CompletedProcess:
+    """A script as a real process, to its end; `how`: see `popen`."""
+    child = popen(*argv, stdout=subprocess.PIPE, **how)
     out, err = child.communicate()
     return subprocess.CompletedProcess(argv, child.returncode, out, err)
 

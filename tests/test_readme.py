@@ -2,13 +2,12 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from helpers import CHECKOUT, ROOT
+from helpers import CHECKOUT, ROOT, run_script
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README + (CHECKOUT / "data" / "README.md").read_text(), re.S)
@@ -48,9 +47,8 @@ def checkout(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_runs(checkout, command):
     """A later command reads what an earlier one trained."""
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=checkout, text=True,
-                          capture_output=True,
-                          env=os.environ | {"PATH": f"{checkout.parent / 'bin'}:{os.environ['PATH']}"})
+    path = f"{checkout.parent / 'bin'}:{os.environ['PATH']}"
+    done = run_script("-euo", "pipefail", "-c", command, program="bash", cwd=checkout, PATH=path)
     assert done.returncode == 0 and "Traceback" not in done.stderr, f"{done.stdout}\n{done.stderr}"
 
 
