@@ -114,7 +114,8 @@ class PlainLoop:
         character = median_seconds(lambda: plain_logits(self.p, text, self.cfg, 0.0)[:, -1].softmax(1)
                                    .multinomial(1).item(), 0.2)
         evaluators = [trainer.EVALUATORS[task] for task in self.dataset.tasks]
-        samples = self.c["num_samples"] * sum(len(e.prompts()) * e.NEW_TOKENS for e in evaluators)
+        samples = self.c["num_samples"] * sum(
+            len(e.prompts(self.dataset)) * e.new_tokens(self.dataset) for e in evaluators)
         return 200 * loss + samples * character
 
 

@@ -1,10 +1,12 @@
-"""Addition and subtraction: does the model answer all 200 single-digit equations, the held-out ones too?
+"""Addition and subtraction: does the model answer every equation of its table, the held-out ones too?
 
 As a script, a table per equation of one checkpoint; with --csv=FILE a row per seed and equation there:
   python eval_as_math.py --out_dir=results/math_mini_14 --all_seeds
 and, with --inside=answers/n14.csv, what is answered instead and whether the number line is used: a row per
 seed and test, of the kept checkpoints if there are any, else of --ckpt.
+Of numbers 0 .. N-1 there are 2 N^2 equations, P below: 200 of single digits.
 """
+import math
 import re
 from dataclasses import replace
 from itertools import combinations
@@ -17,30 +19,43 @@ import torch
 
 from config import Key
 from data import rng
-from data.as_math.prepare import EQUATIONS, answer, is_held_out
+from data.as_math.prepare import answer, equations, is_held_out
 from data.files import write_table
 from model import count_parameters, flatten, unflatten
 from sample import Trained, ask_run, asked, complete, distinct_texts, kept, open_model, tally
 
 INSIDE = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers".split(",")
-NEW_TOKENS = 4  # the longest answer, "-9>" or "18>", and a character
-ANSWERS = np.array([answer(*e) for e in EQUATIONS])
-IS_ADD = np.array([op == "+" for _, op, _ in EQUATIONS])
+SMALL, FIRST = 10, 20  # numbers up to which tables are printed; wrong answers that are printed of larger ones
 
 
-def prompts() -> list[str]:
-    """`<a+b=` and `<a-b=`, as EQUATIONS lists them."""
-    return [f"<{a}{op}{b}=" for a, op, b in EQUATIONS]
+def equations_of(n: int) -> list[tuple[int, str, int]]:
+    """(a, op, b) of the table that has `n` equations, in their order."""
+    return equations(math.isqrt(n // 2))
 
 
-def ask(model, vocab: str, seeds: list[int], iters: list[int], **sampling) -> np.ndarray:
-    """What each seed writes after each of `prompts()`: (S, 200, num_samples) of str.
+def answers_of(n: int) -> np.ndarray:
+    """The answers of those: (n,)."""
+    return np.array([answer(*e) for e in equations_of(n)])
 
-    `model` is an Engine or a Trained; `sampling`: num_samples, temperature, top_k. Raises UserError if the
-    vocabulary cannot spell the prompts.
+
+def prompts(dataset) -> list[str]:
+    """`<a+b=` and `<a-b=`, for the numbers of a Dataset or a Trained."""
+    return [f"<{a}{op}{b}=" for a, op, b in equations(dataset.numbers)]
+
+
+def new_tokens(dataset) -> int:
+    """How many an answer needs: the longest, "-9>" or "18>", and a character."""
+    return len(f"{1 - dataset.numbers}> ")
+
+
+def ask(model, dataset, seeds: list[int], iters: list[int], **sampling) -> np.ndarray:
+    """What each seed writes after each of `prompts`: (S, P, num_samples) of str.
+
+    `model` is an Engine or a Trained, `dataset` a Dataset or a Trained; `sampling`: num_samples, temperature,
+    top_k. Raises UserError if the vocabulary cannot spell the prompts.
     """
     gens = [rng(seed, "math samples", iter_num) for seed, iter_num in zip(seeds, iters)]
-    return complete(model, vocab, prompts(), gens, NEW_TOKENS, **sampling)
+    return complete(model, dataset.vocab, prompts(dataset), gens, new_tokens(dataset), **sampling)
 
 
 def numbers(texts: np.ndarray, end: str = "") -> np.ndarray:
@@ -51,44 +66,49 @@ def numbers(texts: np.ndarray, end: str = "") -> np.ndarray:
 
 
 def is_correct(texts: np.ndarray) -> np.ndarray:
-    """Whether the integer that a text starts with is the answer, for (..., 200, num_samples): bool."""
-    return numbers(texts) == ANSWERS[:, None]
+    """Whether the integer that a text starts with is the answer, for (..., P, num_samples): bool."""
+    return numbers(texts) == answers_of(texts.shape[-2])[:, None]
 
 
-def held_out_mask(pairs) -> np.ndarray:
-    """Which EQUATIONS were never shown, by the data's held-out pairs: bool (200,)."""
-    return np.array([is_held_out(a, b, pairs) for a, _, b in EQUATIONS])
+def masks(n: int, pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Of a table of n equations, which were never shown, by the held-out pairs, and which are additions."""
+    held_out = {*map(tuple, pairs)}
+    return tuple(np.array([(is_held_out(a, b, held_out), op == "+") for a, op, b in equations_of(n)]).T)
 
 
 def totals(correct: np.ndarray, pairs) -> dict[str, int | float]:
-    """The log's columns from one seed's `is_correct` (200, num_samples), with the data's held-out pairs."""
-    n, held_out = correct.shape[1], held_out_mask(pairs)
-    return {"add_correct": int(correct[IS_ADD].sum()), "add_total": int(IS_ADD.sum()) * n,
-            "sub_correct": int(correct[~IS_ADD].sum()), "sub_total": int((~IS_ADD).sum()) * n,
+    """The log's columns from one seed's `is_correct` (P, num_samples), with the data's held-out pairs."""
+    n, (held_out, add) = correct.shape[1], masks(len(correct), pairs)
+    return {"add_correct": int(correct[add].sum()), "add_total": int(add.sum()) * n,
+            "sub_correct": int(correct[~add].sum()), "sub_total": int((~add).sum()) * n,
             "math_acc": float(correct.mean()),
             "heldout_correct": int(correct[held_out].sum()), "heldout_total": int(held_out.sum()) * n}
 
 
 def digit_table(correct: np.ndarray, op: str, pairs) -> str:
-    """A 10 x 10 table of one operation: correct samples per equation, held-out ones in brackets."""
-    score = dict(zip(EQUATIONS, correct.sum(1)))
+    """An N x N table of one operation: correct samples per equation, held-out ones in brackets."""
+    score = dict(zip(equations_of(len(correct)), correct.sum(1)))
+    digits = range(math.isqrt(len(correct) // 2))
     width = len(str(correct.shape[1])) + 3
-    lines = ["a\\b".rjust(4) + "".join(str(b).rjust(width) for b in range(10))]
-    for a in range(10):
-        cells = (("[{}]" if is_held_out(a, b, pairs) else "{} ").format(score[a, op, b]) for b in range(10))
+    lines = ["a\\b".rjust(4) + "".join(str(b).rjust(width) for b in digits)]
+    for a in digits:
+        cells = (("[{}]" if is_held_out(a, b, pairs) else "{} ").format(score[a, op, b]) for b in digits)
         lines.append(str(a).rjust(4) + "".join(c.rjust(width) for c in cells))
     return "\n".join(lines)
 
 
 def report(texts: np.ndarray, correct: np.ndarray, unit: str, pairs) -> str:
-    """What `main` prints of texts (200, N) by the `unit`: one seed's samples, or one text of each seed."""
-    n, t, held_out = correct.shape[1], totals(correct, pairs), held_out_mask(pairs)
+    """What `main` prints of texts (P, N) by the `unit`: one seed's samples, or one text of each seed."""
+    n, t, (held_out, _) = correct.shape[1], totals(correct, pairs), masks(len(correct), pairs)
+    small = len(correct) <= 2 * SMALL ** 2
     blocks = [f"{word} (correct of {n} {unit}; [held-out], never shown in training)\n"
               f"{digit_table(correct, op, pairs)}"
-              for word, op in (("Addition a+b", "+"), ("Subtraction a-b", "-"))]
+              for word, op in (("Addition a+b", "+"), ("Subtraction a-b", "-")) if small]
     mark = np.where(held_out, " [held-out]", "")
     wrong = [f"  {a}{op}{b}={answer(a, op, b)}{mark[i]}: {tally(texts[i][~correct[i]])}"
-             for i, (a, op, b) in enumerate(EQUATIONS) if not correct[i].all()]
+             for i, (a, op, b) in enumerate(equations_of(len(correct))) if not correct[i].all()]
+    if not small and len(wrong) > FIRST:
+        wrong[FIRST:] = [f"  and {len(wrong) - FIRST} more"]
     blocks.append("Answered instead:\n" + "\n".join(wrong) if wrong else "Everything is right.")
     seen = (t["add_correct"] + t["sub_correct"] - t["heldout_correct"],
             t["add_total"] + t["sub_total"] - t["heldout_total"])
@@ -128,29 +148,32 @@ def with_means(model: Trained) -> tuple[Reader, str]:
 
 def look_inside(model: Trained) -> list[list]:
     """Rows of INSIDE, four for each seed: the held-out and the seen equations, asked greedily, and the seen
-    ones of which exactly one operand is the digit that another embedding stands for, on input alone.
+    single-digit ones of which one operand is the digit that another embedding stands for, on input alone.
 
     Of these two, "line" and "control", the shares are means over the digits 1 .. 8. An answer is the integer
     before `>`; `off_1` is the share of those that are wrong by 1, `none` of what is no integer.
     """
-    held_out, (reader, vocab) = held_out_mask(model.held_out), with_means(model)
-    questions = [("held-out" if out else "seen", 0, i, prompts()[i]) for i, out in enumerate(held_out)]
-    questions += [(test, d, i, prompts()[i].replace(str(d), vocab[len(model.vocab) + k]))
+    asked, (reader, vocab) = prompts(model), with_means(model)
+    held_out, _ = masks(len(asked), model.held_out)
+    questions = [("held-out" if out else "seen", 0, i, asked[i]) for i, out in enumerate(held_out)]
+    questions += [(test, d, i, asked[i].replace(str(d), vocab[len(model.vocab) + k]))
                   for k, (test, d, _) in enumerate(substitutions())
-                  for i, (a, _, b) in enumerate(EQUATIONS) if (a == d) != (b == d) and not held_out[i]]
+                  for i, (a, _, b) in enumerate(equations(model.numbers))
+                  if (a == d) != (b == d) and max(a, b) < 10 and not held_out[i]]
     tests, digits, which, texts = (np.array(column) for column in zip(*questions))
     gens = [rng(seed, "greedy") for seed in model.seeds]
-    said = numbers(complete(reader, vocab, texts.tolist(), gens, NEW_TOKENS, 1, 0, 1, stop=">")[..., 0], ">")
-    off = abs(said - ANSWERS[which])
+    new, answers = new_tokens(model), answers_of(len(asked))
+    said = numbers(complete(reader, vocab, texts.tolist(), gens, new, 1, 0, 1, stop=">")[..., 0], ">")
+    off = abs(said - answers[which])
     kinds = np.stack([off == 0, off == 1, off == 2, off > 2, np.isnan(off)], axis=-1)  # (S, questions, 5)
     rows = []
     for test in dict.fromkeys(tests):
         shares = np.mean([kinds[:, (tests == test) & (digits == d)].mean(1)
                           for d in set(digits[tests == test])], axis=0)  # (S, 5)
         for s, who in enumerate(zip(model.seeds, model.iters)):
-            answers = " ".join(f"{texts[i][1:]}{said[s, i]:g}" for i in np.flatnonzero(held_out))
+            told = " ".join(f"{texts[i][1:]}{said[s, i]:g}" for i in np.flatnonzero(held_out))
             rows.append([*who, count_parameters(model.cfg), test, (tests == test).sum(),
-                         *shares[s].round(5), answers if test == "held-out" else ""])
+                         *shares[s].round(5), told if test == "held-out" else ""])
     return rows
 
 
@@ -161,12 +184,13 @@ def main(argv: list[str]) -> None:
     """
     inside = Key("", "file for what is answered instead, and for the use of the number line", path=True)
     args, model, texts = ask_run(argv, __doc__, ask, inside=inside)
-    correct, answers, held_out = is_correct(texts), distinct_texts(texts), held_out_mask(model.held_out)
+    correct, answers = is_correct(texts), distinct_texts(texts)
+    held_out, _ = masks(texts.shape[1], model.held_out)
     header = ["seed", "iter", "a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
     write_table(args["csv"], header,
                 ((*who, a, op, b, answer(a, op, b), int(held_out[i]), correct[s, i].sum(), texts.shape[2],
                   answers[s, i]) for s, who in enumerate(zip(model.seeds, model.iters))
-                 for i, (a, op, b) in enumerate(EQUATIONS)))
+                 for i, (a, op, b) in enumerate(equations(model.numbers))))
     print(asked(args, model))
     print(report(answers.T, correct.all(2).T, "seeds", model.held_out) if args["all_seeds"] else
           report(texts[0], correct[0], "samples", model.held_out))

@@ -203,7 +203,7 @@ def same_tensor(tensor: object, shape: tuple[int, ...]) -> bool:
 
 def checked(ckpt: object, about: dict) -> tuple[dict, GPTConfig]:
     """A checkpoint's dict and its GPTConfig, if all of it belongs together; what the data say, `about`, are
-    the `vocab` and `held_out` of one that has none.
+    the `vocab`, `numbers` and `held_out` of one that has none.
 
     Raises one of the errors that `load_checkpoint` puts into words, for whatever is not as it should be.
     """
@@ -223,12 +223,13 @@ def checked(ckpt: object, about: dict) -> tuple[dict, GPTConfig]:
                          "a GPT without biases")
     if not model["lm_head.weight"].equal(model["transformer.wte.weight"]):
         raise ValueError("lm_head and wte are not tied")
-    ckpt = {"held_out": ()} | about | ckpt
+    ckpt = {"numbers": 10, "held_out": ()} | about | ckpt
     vocab = ckpt["vocab"]
     if not (isinstance(vocab, str) and vocab == about.get("vocab", vocab)
             and len(set(vocab)) == len(vocab) == cfg.vocab_size):
         raise ValueError(f"its vocabulary of {cfg.vocab_size} characters is another one, or none")
-    return ckpt | {"held_out": data.pairs_of(ckpt["held_out"], "held_out")}, cfg
+    numbers = check("numbers", ckpt["numbers"], data.OPTIONS["numbers"], "its data")
+    return ckpt | {"held_out": data.pairs_of(ckpt["held_out"], "held_out", numbers)}, cfg
 
 
 def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
@@ -239,7 +240,7 @@ def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
     ckpt, about = read_tensors(path), {}
     if dataset:
         of = data.load(dataset)
-        about = {"vocab": of.vocab, "held_out": of.held_out}
+        about = {"vocab": of.vocab, "numbers": of.numbers, "held_out": of.held_out}
     if isinstance(ckpt, dict) and ckpt.get("vocab") is None and not dataset:
         raise UserError(f"{path} holds no vocabulary; name the data it was trained on, as --dataset=as_math")
     try:

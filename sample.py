@@ -43,6 +43,7 @@ class Trained:
     vocab: str
     seeds: list[int]
     iters: list[int]
+    numbers: int
     held_out: tuple[tuple[int, int], ...]
     device: torch.device = torch.device("cpu")
 
@@ -76,7 +77,7 @@ def open_model(out_dir: str, ckpt: str = "ckpt.pt", dataset: str = "") -> Traine
     if len({(part["vocab"], other) for part, other in loaded}) > 1 or len(set(seeds)) < len(seeds):
         raise UserError(f"{out_dir}: its rank_ folders are of different runs; put the right ones back")
     return Trained(torch.cat([flatten(part["model"], cfg) for part, _ in loaded]), cfg, first["vocab"], seeds,
-                   iters, first["held_out"])
+                   iters, first["numbers"], first["held_out"])
 
 
 def pick(logits: torch.Tensor, row: np.ndarray, u: np.ndarray, temperature: float, top_k: int) -> np.ndarray:
@@ -163,13 +164,13 @@ def kept(out_dir: str, most: int = 75) -> list[str]:
 def ask_run(argv: list[str], doc: str, ask, **more: Key) -> tuple[dict, Trained, np.ndarray]:
     """An evaluator's command line: (its settings, the seeds that it asks, what they say).
 
-    What they say is what `ask(model, vocab, seeds, iters, **sampling)` gives, (S, prompts, num_samples).
+    What they say is what `ask(model, model, seeds, iters, **sampling)` gives, (S, prompts, num_samples).
     """
     sampling = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
     args = config.settings(argv, RUN_KEYS | sampling | ASK_KEYS | more, doc)
     model = open_model(args["out_dir"], args["ckpt"], args["dataset"])
     model = model if args["all_seeds"] else model.only(args["model_seed"])
-    texts = ask(model, model.vocab, model.seeds, model.iters, **{name: args[name] for name in sampling})
+    texts = ask(model, model, model.seeds, model.iters, **{name: args[name] for name in sampling})
     return args, model, texts
 
 

@@ -27,9 +27,9 @@ from plot_all_models import loss_cells
 from plot_results import Figure, accuracy, find_log, markdown_table, save_figure
 
 KEYS = {name: key for name, key in config.KEYS.items() if name not in ("init_from", "overwrite")} | {
+    **data.OPTIONS,  # which choose a variant of the dataset
     "runs": Key([], "a dict for each run, of the keys that it sets"),
     "base": Key("config/train_math_mini_14.py", "run config that the runs begin with", path=True),
-    "held_out": Key("5-7", "pairs held out, such as 3-8,2-6: trains on that variant of the dataset"),
     "name": Key("n_embd_14", "of a run; by default what it sets"),
     "draw": Key(lambda fig, logs: None, "of the figure and the logs of the runs"),
     "table": Key(True, "write a table of the runs that are done"),
@@ -58,15 +58,12 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
     for i, own in enumerate(study["runs"], start=1):
         source = f"study {path}, run {i}"
         for key, value in own.items():
-            if key not in KEYS:
-                raise UserError(f"{source}: unknown key {key}{config.nearest(key, KEYS)}")
-            own[key] = config.check(key, value, KEYS[key], source)
+            own[key] = config.check(key, value, KEYS[key], source) if key in KEYS else value
         given = study | own | on_line
         base = config.read_file(given["base"])
         c = {key: (base | given).get(key, default.default) for key, default in config.KEYS.items()}
-        if "held_out" in given:
-            pairs = data.pairs_of(given["held_out"], f"{source}: held_out")
-            c["dataset"] = f"{c['dataset']}_{data.spell(pairs, '_')}"
+        options = {key: value for key, value in given.items() if key in data.OPTIONS or key not in KEYS}
+        c["dataset"] = data.variant(c["dataset"], options, source) if options else c["dataset"]
         differs = [f"{key}_{value}" for key, value in own.items() if key not in ("base", "num_seeds")]
         name = own.get("name") or "_".join(differs) or base.get("out_dir", "run")
         c["out_dir"] = f"{given['out_dir']}/{name}"

@@ -73,7 +73,7 @@ def evaluate(model: engine.Engine, dataset: data.Dataset, seeds: list[int], iter
     right, asked = 0, 0
     for task in dataset.tasks:
         sampling = {name: c[name] for name in ("num_samples", "temperature", "top_k")}
-        said = EVALUATORS[task].ask(model, dataset.vocab, seeds, [iter_num] * len(seeds), **sampling)
+        said = EVALUATORS[task].ask(model, dataset, seeds, [iter_num] * len(seeds), **sampling)
         correct = EVALUATORS[task].is_correct(said)
         right, asked = right + correct.sum((1, 2)), asked + correct[0].size
         for row, one in zip(rows, correct):
@@ -116,7 +116,8 @@ def check_together(c: dict, dataset: data.Dataset) -> None:
         raise UserError(f"block_size = {c['block_size']} needs more than the {n} characters of "
                         f"data/{dataset.name}; choose a smaller one")
     for task in dataset.tasks:
-        data.encode("".join(EVALUATORS[task].prompts()), dataset.vocab, f"data/{dataset.name}: task {task}")
+        prompts = "".join(EVALUATORS[task].prompts(dataset))
+        data.encode(prompts, dataset.vocab, f"data/{dataset.name}: task {task}")
     engine.check_memory(c, shape_of(c, len(dataset.vocab)))
 
 
@@ -159,8 +160,9 @@ def notes(c: dict, dataset: data.Dataset) -> dict:
     settings = {name: c[name] for name in KEYS}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return {"config": settings, "parameters": count_parameters(shape_of(c, len(dataset.vocab))),
-            "seeds": seeds_of(c), "tasks": dataset.tasks, "held_out": dataset.held_out,
-            **data.references(dataset, c["block_size"]), "data_sha256": dataset.sha256,
+            "seeds": seeds_of(c), "tasks": dataset.tasks, "numbers": dataset.numbers,
+            "held_out": dataset.held_out, "data_sha256": dataset.sha256,
+            **data.references(dataset, c["block_size"]),
             "device": engine.device_name(c["device"]), "threads": torch.get_num_threads(), "step": c["step"],
             "versions": versions, "git_commit": git_commit()}
 
@@ -246,7 +248,8 @@ def train(c: dict, given: dict) -> int:
             print(f"it was computed by {', '.join(ckpt['computed'].values())} up to iteration {at.iter_num}: "
                   "it goes on equal to rounding" + ", with other random numbers" * (c["dropout"] > 0))
         kept = {"config": c, "seeds": seeds_of(c), "vocab": dataset.vocab, "tasks": list(dataset.tasks),
-                "held_out": dataset.held_out, "data_sha256": dataset.sha256, "computed": computed}
+                "numbers": dataset.numbers, "held_out": dataset.held_out, "data_sha256": dataset.sha256,
+                "computed": computed}
         caught = loop(run, model, dataset, at, kept, signals)
     if caught:
         script, out = (shlex.quote(os.path.relpath(path)) for path in (__file__, folder))

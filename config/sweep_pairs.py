@@ -17,10 +17,10 @@ def pair_scores(run) -> tuple[float, float]:
     """Right held-out additions and subtractions (%), which the log has but together: ckpt.pt is asked as it
     was in the last evaluation. Raises UserError if there is none."""
     model, sampling = open_model(str(run.folder)), ("num_samples", "temperature", "top_k")
-    texts = eval_as_math.ask(model, model.vocab, model.seeds, model.iters,
+    texts = eval_as_math.ask(model, model, model.seeds, model.iters,
                              **{key: run.notes["config"][key] for key in sampling})
     correct = eval_as_math.is_correct(texts)  # (S, 200, num_samples)
-    held_out, is_add = eval_as_math.held_out_mask(model.held_out), eval_as_math.IS_ADD
+    held_out, is_add = eval_as_math.masks(correct.shape[1], model.held_out)
     return 100 * correct[:, held_out & is_add].mean(), 100 * correct[:, held_out & ~is_add].mean()
 
 

@@ -2,41 +2,48 @@
 
 A dataset is a folder under data/ whose `prepare.py` states `TASKS` (what to evaluate by) and a function
 `text()`. From these come train.bin and val.bin (uint8 token ids; the same, unless it has a `val_text()`)
-and meta.json (vocabulary, tasks, held-out pairs, sha256). If it states `HELD_OUT`, it has a
-text(held_out=HELD_OUT), which can be made with other pairs: as_math_3-8 is such a variant of as_math.
+and meta.json (vocabulary, tasks, held-out pairs, sha256). The keyword arguments of text() are its options, by
+which variants are made: as_math_20_5pct is as_math's text(numbers=20, held_out="5%").
 """
 import hashlib
+import inspect
 import json
 import math
 import os
+import random
 import re
 import shlex
 import zlib
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from config import Key, UserError, execute, nearest, own_code, settings
+import config
+from config import Key, UserError, check, execute, from_text, nearest, own_code, parse
 from data.files import replace_file, writing
 
 ROOT = Path(__file__).resolve().parent
 TASKS = ("math", "facts")  # those that there are evaluators for
 FILES = ("train.bin", "val.bin", "meta.json")
 LARGEST = 10_000_000  # characters times block_size up to which reference losses are computed, in some 5 s
-KEYS = {"held_out": Key("", "pairs of digits whose equations are left out, such as 3-8 or 3-8,2-6"),
-        "name": Key("", "of the dataset, a folder under data/; by default such as as_math_3-8_2-6")}
+OPTIONS = {  # of a text() about a table of equations
+    "numbers": Key(10, "the operands are 0 .. numbers - 1", lo=2, hi=50),
+    "held_out": Key("5-7", "pairs of them whose equations are left out, such as 3-8,2-6, or a share, 5%")}
+NAME = Key("as_math_3-8", "of the dataset, a folder under data/; by default one that spells its options")
 Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset: the pairs of digits that it holds out, and the token ids (uint8) of both texts."""
+    """A dataset: its table's size, the pairs that it holds out, and the token ids (uint8) of both texts."""
     name: str
     vocab: str
     tasks: tuple[str, ...]
+    numbers: int
     held_out: Pairs
     sha256: str
     train: np.ndarray
@@ -58,42 +65,86 @@ def encode(text: str, vocab: str, what: str = "text") -> np.ndarray:
     return np.array([ids[c] for c in text], dtype=np.uint8)
 
 
-def pairs_of(value: object, source: str) -> Pairs:
-    """Held-out pairs, from ((3, 8), (2, 6)) or its like or the text "3-8,2-6", the digits of each in order.
+def pairs_of(value: object, source: str, numbers: int = 10) -> Pairs:
+    """Held-out pairs, the smaller number first: of ((3, 8), (2, 6)) or its like, of the text "3-8,2-6", or of
+    "5%", that share of all pairs of different numbers, at least one: the first in an order drawn once.
 
-    Raises UserError, naming `source`, for what are no pairs of digits, and for the same pair twice.
+    Raises UserError, naming `source`, for what are no pairs of 0 .. numbers - 1, and for the same pair twice.
     """
     try:
-        listed = [map(int, pair.split("-")) for pair in value.split(",")] if isinstance(value, str) else value
+        if isinstance(value, str) and value.endswith("%"):
+            share, drawn = float(value[:-1]) / 100, [*combinations(range(numbers), 2)]
+            random.Random(1337).shuffle(drawn)
+            listed = drawn[:max(1, round(share * len(drawn)))] if 0 < share < 1 else None
+        else:
+            listed = [map(int, p.split("-")) for p in value.split(",")] if isinstance(value, str) else value
         pairs = tuple((min(a, b), max(a, b)) for a, b in listed)
-        good = all(type(x) is int and 0 <= x <= 9 for pair in pairs for x in pair)
+        good = all(type(x) is int and 0 <= x < numbers for pair in pairs for x in pair)
     except (TypeError, ValueError):
         good = False
     if not good or len(set(pairs)) < len(pairs):
-        raise UserError(f"{source} = {value!r:.80} will not do; expected pairs of digits, each once: 3-8,2-6")
+        raise UserError(f"{source} = {value!r:.80} will not do; expected pairs of the numbers 0 to "
+                        f"{numbers - 1}, each once, as 3-8,2-6, or a share above 0% and below 100%")
     return pairs
 
 
-def spell(held_out: Pairs, between: str = ",") -> str:
-    """Held-out pairs as a user types them, 3-8,2-6."""
-    return between.join(f"{a}-{b}" for a, b in held_out)
+def read(source: str) -> tuple[str, dict, dict[str, Key]]:
+    """data/`source`/prepare.py: its path, the names that it defines, and the options of its text()."""
+    shown = os.path.relpath(ROOT / source / "prepare.py")
+    names = execute(shown)
+    with own_code(shown):
+        taken = inspect.signature(names["text"]).parameters if callable(names.get("text")) else {}
+    keys = {name: replace(OPTIONS.get(name, Key("", "of its text()")), default=p.default)
+            for name, p in taken.items() if type(p.default) in (bool, int, float, str)}
+    return shown, names, keys
 
 
-def origin(name: str) -> tuple[str, Pairs | None]:
-    """The dataset whose prepare.py makes `name`, and the held-out pairs that it does so with, None: its own.
+def complete(keys: dict[str, Key], options: dict, source: str) -> dict:
+    """All options `keys` of a text(), those not among `options` by default.
+
+    Raises UserError, naming `source`, for one that it does not take and for a value that will not do.
+    """
+    for name in options.keys() - keys:
+        raise UserError(f"{source}: unknown key {name}{nearest(name, [*keys, *config.KEYS])}; options of the "
+                        f"dataset: {', '.join(keys) or 'none'}")
+    full = {name: check(name, options.get(name, key.default), key, source) for name, key in keys.items()}
+    pairs_of(full.get("held_out", ()), f"{source}: held_out", full.get("numbers", 10))
+    return full
+
+
+def variant(source: str, options: dict, who: str) -> str:
+    """The name of data/`source` with these options, which spells them: as_math_3-8_2-6, as_math_20_5pct.
+
+    Raises UserError, naming `who` asks for it, for options that will not do.
+    """
+    full = complete(read(source)[2], options, who)
+    values = [str(full[name]).replace(",", "_").replace("%", "pct") for name in full if name in options]
+    return "_".join([source, *values])
+
+
+def origin(name: str) -> tuple[str, dict]:
+    """The dataset whose prepare.py makes `name`, and the options that it does so with.
 
     Raises UserError if there is no such dataset.
     """
     known = sorted(path.parent.name for path in ROOT.glob("*/prepare.py"))
     if name in known:
-        return name, None
-    by_name = re.fullmatch("(.+?)_((?:[0-9]-[0-9]_?)+)", name)  # such as as_math_3-8_2-6
-    if by_name and by_name[1] in known:
-        return by_name[1], pairs_of(by_name[2].replace("_", ","), f"{name}: held_out")
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
+        return name, {}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
         meta = json.loads((ROOT / name / "meta.json").read_bytes())
         if meta["source"] in known:
-            return meta["source"], pairs_of(meta["held_out"], "held_out")
+            complete(read(meta["source"])[2], meta["options"], name)
+            return meta["source"], meta["options"]
+    for source in known:
+        with suppress(UserError):
+            keys = read(source)[2] if name.startswith(f"{source}_") else {}
+            shape = {k: "[0-9]+" if type(key.default) is int else ".+" for k, key in keys.items()}
+            groups = "".join(f"(?:_(?P<{k}>{chars}))?" for k, chars in shape.items())
+            if spelled := re.fullmatch(source + groups, name):
+                options = {k: from_text(text.replace("_", ",").replace("pct", "%"), keys[k])
+                           for k, text in spelled.groupdict().items() if text}
+                complete(keys, options, name)
+                return source, options
     raise UserError(f"unknown dataset {name}{nearest(name, known)}; there are {', '.join(known)} "
                     f"and what their prepare.py makes; no data/{name}/meta.json says so of this one")
 
@@ -108,31 +159,29 @@ def call(names: dict, function: str, shown: str, **options) -> str:
     return text
 
 
-def make(name: str, source: str, held_out: Pairs | None = None) -> tuple[Dataset, dict[str, bytes]]:
+def make(name: str, source: str, options: dict) -> tuple[Dataset, dict[str, bytes]]:
     """The dataset `name` as data/`source`/prepare.py makes it, and what its files are to hold.
 
-    `held_out`: pairs, if not its own. Raises UserError, naming the file, for whatever is wrong there.
+    Raises UserError, naming the file, for whatever is wrong there or with `options` of its text().
     """
-    shown = os.path.relpath(ROOT / source / "prepare.py")
-    names = execute(shown)
-    tasks, pairs = names.get("TASKS"), pairs_of(names.get("HELD_OUT", ()), f"{shown}: HELD_OUT")
+    shown, names, keys = read(source)
+    tasks, full = names.get("TASKS"), complete(keys, options, shown)
     if not (isinstance(tasks, tuple | list) and all(t in TASKS and tasks.count(t) == 1 for t in tasks)):
         raise UserError(f"{shown}: TASKS = {tasks!r:.80} will not do; expected a tuple of some of {TASKS}")
-    if held_out is not None and "HELD_OUT" not in names:
-        raise UserError(f"{shown} cannot hold out pairs; expected HELD_OUT there and text(held_out=HELD_OUT)")
-    pairs = pairs if held_out is None else held_out
-    options = {"held_out": pairs} if "HELD_OUT" in names else {}
-    train = call(names, "text", shown, **options)
-    val = call(names, "val_text", shown, **options) if "val_text" in names else train
+    numbers = full.get("numbers", 10)
+    pairs = pairs_of(full.get("held_out", ()), f"{shown}: held_out", numbers)
+    train = call(names, "text", shown, **full)
+    val = call(names, "val_text", shown, **full) if "val_text" in names else train
     vocab = "".join(sorted({*train, *val}))
     if len(vocab) > 256:
         raise UserError(f"{shown}: {len(vocab)} distinct characters; expected at most 256: leave some out")
     sha256, other = (hashlib.sha256(text.encode()).hexdigest() for text in (train, val))
     if sha256 != other:
         sha256 = hashlib.sha256((sha256 + other).encode()).hexdigest()
-    dataset = Dataset(name, vocab, tuple(tasks), pairs, sha256, encode(train, vocab), encode(val, vocab))
+    dataset = Dataset(name, vocab, tuple(tasks), numbers, pairs, sha256,
+                      encode(train, vocab), encode(val, vocab))
     meta = {"vocab": vocab, "tasks": dataset.tasks, "held_out": pairs, "sha256": sha256}
-    meta |= {} if held_out is None else {"source": source}
+    meta |= {"source": source, "options": options} if options else {}
     files = zip(FILES, (dataset.train.tobytes(), dataset.val.tobytes(), json.dumps(meta, indent=1).encode()))
     return dataset, dict(files)
 
@@ -163,22 +212,21 @@ def write(name: str, files: dict[str, bytes]) -> None:
 def prepare(source: str, argv: list[str]) -> None:
     """The command line of data/`source`/prepare.py: write its files, or those of a variant, and say so.
 
-    Raises UserError for what are no pairs, and for a name that is no folder's or another dataset's.
+    Raises UserError for options that will not do, and for a name that is no folder's or another dataset's.
     """
-    args = settings(argv, KEYS, f"Write {', '.join(FILES)} of data/{source}.")
-    name, pairs = source, None
-    if args["held_out"]:
-        pairs = pairs_of(args["held_out"], "held_out")
-        name = args["name"] or f"{source}_{spell(pairs, '_')}"
-        try:
-            taken = origin(name) != (source, pairs)
-        except UserError:
-            taken = (ROOT / name).exists()
-        if taken or not re.fullmatch(r"\w[\w.-]*", name):
-            raise UserError(f"--name={name} will not do; expected a plain folder's that no other dataset has")
-    elif args["name"]:
-        raise UserError("--name is for a dataset made by --held_out; give that too")
-    write(name, make(name, source, pairs)[1])
+    keys = read(source)[2] | {"name": NAME}
+    options, _ = parse(argv, keys, f"Write {', '.join(FILES)} of data/{source}.")
+    own = options.pop("name", "")
+    if own and not options:
+        raise UserError(f"--name is for a variant; give an option too, one of {', '.join(keys)}")
+    name = own or variant(source, options, "command line")
+    try:
+        taken = origin(name) != (source, options)
+    except UserError:
+        taken = (ROOT / name).exists()
+    if taken or not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"--name={name} will not do; expected a plain folder's that no other dataset has")
+    write(name, make(name, source, options)[1])
     print(f"data/{name} is ready: train on it with --dataset={name}")
 
 
@@ -188,11 +236,11 @@ def load(name: str) -> Dataset:
     Raises UserError for an unknown dataset, for whatever is wrong with its prepare.py, and for files that are
     not what that makes, be they damaged or of an older rule.
     """
-    source, held_out = origin(name)
-    dataset, files = make(name, source, held_out)
+    source, options = origin(name)
+    dataset, files = make(name, source, options)
     for file, _ in sorted(written(name).items() - files.items()):
-        mend = f"python {shlex.quote(os.path.relpath(ROOT / source / 'prepare.py'))}"
-        mend += "" if held_out is None else f" --held_out={spell(held_out)} --name={name}"
+        words = [f"--{key}={value}" for key, value in (options | {"name": name}).items()] if options else []
+        mend = shlex.join(["python", os.path.relpath(ROOT / source / "prepare.py"), *words])
         raise UserError(f"data/{name}/{file} is not what its prepare.py makes now; run {mend} (or, if its "
                         "text() differs from call to call, seed what is random in it)")
     try:

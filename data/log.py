@@ -15,7 +15,7 @@ import numpy as np
 
 import config
 from config import Key, UserError
-from data import pairs_of
+from data import OPTIONS, pairs_of
 from data.files import replace_file, table, writing
 
 COUNT, TOTAL, ACCURACY = Key(0, "", lo=0, hi=10**9), Key(0, "", lo=1, hi=10**9), Key(0.0, "", lo=0, hi=1)
@@ -86,7 +86,8 @@ def read_notes(path: Path) -> dict:
         if ({*map(type, seeds)} != {int} or len({*seeds}) < len(seeds)
                 or len({*tasks} & {*SCORES}) < len(tasks)):
             raise ValueError("its seeds or tasks are not such as train_with_eval.py writes")
-        pairs_of(notes["held_out"], f"{path}: held_out")
+        notes["numbers"] = config.check("numbers", notes.get("numbers", 10), OPTIONS["numbers"], path)
+        pairs_of(notes["held_out"], f"{path}: held_out", notes["numbers"])
     return notes
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import eval_as_math
 import eval_capitals
 import sample
+from data.as_math.prepare import equations
 from data.facts_char.prepare import capitals
 from data.log import COLUMNS
 from helpers import SAMPLING, contents, log, train
@@ -19,7 +20,7 @@ from reference import continue_one, gpt_of
 from sample import Trained, complete, distinct_texts
 
 CAPITAL_OF = dict(capitals())
-PAIRS = ((5, 7),)
+EQUATIONS, PAIRS = equations(10), ((5, 7),)
 SHAPES = {"deep": GPTConfig(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, mlp_expansion=4),
           "heads": GPTConfig(block_size=5, vocab_size=7, n_head=3, n_embd=12, mlp_expansion=2)}
 
@@ -29,7 +30,7 @@ def trained(name: str = "deep", S: int = 1) -> Trained:
     cfg, seeds = SHAPES[name], list(range(S))
     flat = init_weights(cfg, seeds).double()
     flat += 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(S)).double()
-    return Trained(flat, cfg, "abcdefghijk"[:cfg.vocab_size], seeds, [0] * S, ())
+    return Trained(flat, cfg, "abcdefghijk"[:cfg.vocab_size], seeds, [0] * S, 10, ())
 
 
 PROMPTS = ["a", "bcd", "dabcdefabcdef", "abcdef", "gg"]  # shorter than, as long as, and longer than a block
@@ -164,11 +165,11 @@ def test_capitals_command_prints_and_writes_what_an_oracle_deserves(use_oracle, 
 def test_the_integer_after_the_equals_sign_decides(equation, yes, no):
     """Whatever follows it, and nothing before it."""
     correct = eval_as_math.is_correct(np.tile(np.array(yes + no), (200, 1)))
-    assert correct[eval_as_math.EQUATIONS.index(equation)].tolist() == [True] * len(yes) + [False] * len(no)
+    assert correct[EQUATIONS.index(equation)].tolist() == [True] * len(yes) + [False] * len(no)
 
 
 def test_every_equation_is_compared_with_its_own_answer():
-    texts = np.array([[f"{eval(f'{a}{op}{b}')}>", "5>"] for a, op, b in eval_as_math.EQUATIONS])
+    texts = np.array([[f"{eval(f'{a}{op}{b}')}>", "5>"] for a, op, b in EQUATIONS])
     correct = eval_as_math.is_correct(texts)
     assert correct[:, 0].all()
     assert correct[:, 1].sum() == 6 + 5, "5 is the answer of six additions and five subtractions"
@@ -181,7 +182,7 @@ def test_math_totals_count_each_slice():
     """Held-out cases are part of add and sub and of math_acc, and counted apart."""
     correct = np.zeros((200, 4), dtype=bool)
     for equation, right in (((5, "+", 7), 3), ((7, "-", 5), 2), ((0, "+", 0), 4), ((9, "-", 9), 1)):
-        correct[eval_as_math.EQUATIONS.index(equation), :right] = True
+        correct[EQUATIONS.index(equation), :right] = True
     assert eval_as_math.totals(correct, PAIRS) == {
         "add_correct": 7, "add_total": 400, "sub_correct": 3, "sub_total": 400, "math_acc": 10 / 800,
         "heldout_correct": 5, "heldout_total": 16}
@@ -244,7 +245,7 @@ def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_ru
     """Of two seeds the second one says 13 to 5+7 in one sample of three: one of two is right."""
     def complete(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
         texts = oracle()(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop)
-        texts[1, eval_as_math.EQUATIONS.index((5, "+", 7)), 1] = "13> "
+        texts[1, EQUATIONS.index((5, "+", 7)), 1] = "13> "
         return texts
 
     monkeypatch.setattr(eval_as_math, "complete", complete)

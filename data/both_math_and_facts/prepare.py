@@ -1,6 +1,6 @@
 """The arithmetic text, then the capitals text: `<3+4=7>`, ..., `Capital of Zambia is Lusaka `.
 
-3,311 characters, vocabulary of 66. It holds out what as_math does, or others by `--held_out`, as there.
+3,311 characters, vocabulary of 66. Its options are those of as_math.
 """
 import sys
 from pathlib import Path
@@ -11,12 +11,11 @@ from data.as_math import prepare as as_math  # noqa: E402  needs the root on sys
 from data.facts_char import prepare as facts_char  # noqa: E402
 
 TASKS = as_math.TASKS + facts_char.TASKS
-HELD_OUT = as_math.HELD_OUT
 
 
-def text(held_out=HELD_OUT) -> str:
+def text(numbers: int = 10, held_out: str = "5-7") -> str:
     """Both texts, as their own datasets have them."""
-    return as_math.text(held_out) + facts_char.text()
+    return as_math.text(numbers, held_out) + facts_char.text()
 
 
 if __name__ == "__main__":
