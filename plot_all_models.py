@@ -18,7 +18,7 @@ import plot_results as plots  # matplotlib too comes from there
 from config import Key, UserError
 from data import rng
 from data.files import replace_file
-from data.log import RunLog, parts, reading
+from data.log import RunLog, parts, read_run, reading
 from data.stats import RESAMPLES, mean_and_range, percent, permutation_test, rank_correlation, share_of
 from plot_results import CURVES, OPERATIONS, Axes, Figure, accuracy, markdown_table
 
@@ -59,7 +59,7 @@ The score (accuracy over all prompts) at each seed's best evaluation less that a
 gained by choosing the checkpoint on the very prompts, held-out ones included, that it is judged by. Then the
 seeds that get some sample of the held-out equations right at the last evaluation, and at any.
 """
-COST_NOTES = "Minutes are those of the whole run, all its seeds and evaluations.\n"
+COST_NOTES = "Minutes are those of the whole run, seeds, evaluations and processes added up.\n"
 DIGITS_NOTES = f"""\
 Spearman's rank correlation between |i - j| and the distance of digits i and j in the embedding (1: they lie
 in order), and the share of variance in the digits' first two principal components; mean (lowest to highest)
@@ -136,9 +136,15 @@ def best_cells(run: RunLog, operation: str) -> list[str]:
     return [*cells, *(share_of(seeds.sum(), len(gain)) for seeds in (some[-1], some.any(axis=0)))]
 
 
+def minutes(run: RunLog) -> str:
+    """What a run took, its processes' minutes added up; "-" if its rows were taken from another run's log."""
+    each = [read_run(part).columns["elapsed_s"][-1].max() for part in parts(run.folder)]
+    return "-" if run.notes.get("taken_from") else f"{sum(each) / 60:,.1f}"
+
+
 def cost_cells(run: RunLog, operation: str) -> list[str]:
     """What a run took."""
-    return [f"{run.iters[-1]:,}", f"{run.columns['elapsed_s'][-1].max() / 60:,.1f}", run.notes["device"]]
+    return [f"{run.iters[-1]:,}", minutes(run), run.notes["device"]]
 
 
 def first_cells(size: str, run: RunLog | None, note: str) -> list[str]:

@@ -5,7 +5,7 @@ Reads results.csv and config.json of the folder and writes plot.png there.
 """
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,16 +73,18 @@ def markdown_table(heading: str, text: str, rows: list[list[str]]) -> str:
     return "\n".join([f"## {heading}", "", *([text] if text else []), *lines, ""])
 
 
-def draw_cells(ax: Axes, values: np.ndarray, text: Callable | None = None) -> None:
-    """Percentages (rows, columns) as coloured cells with a number in each or `text(i, j)`, dark on light; for
-    NaN none."""
-    edges = [np.arange(n + 1) - 0.5 for n in values.shape]
-    mesh = ax.pcolormesh(*edges[::-1], values, edgecolors="white", linewidth=2, cmap="cividis", vmin=0,
-                         vmax=100)
-    for i, j in zip(*np.isfinite(values).nonzero()):
-        light = np.dot(mesh.to_rgba(values[i, j])[:3], (0.3, 0.59, 0.11)) > 0.45
-        shown = text(i, j) if text else f"{values[i, j]:.0f}"
-        ax.text(j, i, shown, color="black" if light else "white", ha="center", va="center")
+def draw_cells(ax: Axes, cells: dict[tuple, float], text: dict[tuple, str] | None = None) -> None:
+    """A plane of percentages by (row, column): coloured, with the number or its `text`; blank where none."""
+    rows, columns = (sorted(set(axis)) for axis in zip(*cells))
+    values = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
+    edges = [np.arange(n + 1) - 0.5 for n in values.shape[::-1]]
+    mesh = ax.pcolormesh(*edges, values, edgecolors="white", linewidth=2, cmap="cividis", vmin=0, vmax=100)
+    for (row, column), value in cells.items():
+        light = np.dot(mesh.to_rgba(value)[:3], (0.3, 0.59, 0.11)) > 0.45
+        ax.text(columns.index(column), rows.index(row), (text or {}).get((row, column), f"{value:.0f}"),
+                color="black" if light else "white", ha="center", va="center")
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
 
 
 def save_figure(fig: Figure, path: Path) -> None:
@@ -192,14 +194,11 @@ def add_legend(fig: Figure, strips: Sequence[Sequence[Axes]]) -> None:
 
     `strips` holds the axes of each kind; the band is named once, in the loss's grey.
     """
-    columns = [{label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
-               for axes in strips]
-    for column in columns[:-1]:
-        column.pop(BAND, None)
-    rows = max(len(column) for column in columns)
-    blank = {" " * i: Line2D([], [], linestyle="none") for i in range(rows)}  # fills up a short column
-    entries = [entry for column in columns for entry in [*column.items(), *blank.items()][:rows]]
-    if entries:
+    columns = [{label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())
+                if label != BAND or axes is strips[-1]} for axes in strips]
+    blank = {" " * i: Line2D([], [], linestyle="none") for i in range(max(map(len, columns)))}
+    entries = [entry for column in columns for entry in [*column.items(), *blank.items()][:len(blank)]]
+    if entries:  # short columns are filled up
         labels, handles = zip(*entries)
         fig.legend(handles, labels, loc="outside lower center", ncols=len(columns), frameon=False, fontsize=9)
 

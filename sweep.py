@@ -21,9 +21,9 @@ from config import MAY_CHANGE, Key, UserError
 import data
 import train_with_eval
 from data.files import Locked, replace_file
-from data.log import RunLog, parts, read_run
+from data.log import RunLog
 from data.stats import mean_and_range, share_of
-from plot_all_models import loss_cells
+from plot_all_models import loss_cells, minutes
 from plot_results import Figure, accuracy, find_log, markdown_table, save_figure
 
 KEYS = {name: key for name, key in config.KEYS.items() if name not in ("init_from", "overwrite")} | {
@@ -141,13 +141,6 @@ def train(runs: list[dict]) -> int:
                 return code
             trained = True
     return 0
-
-
-def minutes(run: RunLog) -> str:
-    """What a run took, its processes' minutes added up; "-" if its rows were taken from another run's log."""
-    if run.notes.get("taken_from"):
-        return "-"
-    return f"{sum(read_run(part).columns['elapsed_s'][-1].max() for part in parts(run.folder)) / 60:.1f}"
 
 
 def table(name: str, logs: list[RunLog], more: str) -> str:

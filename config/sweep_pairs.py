@@ -25,27 +25,22 @@ def pair_scores(run) -> tuple[float, float]:
 
 
 def draw(fig, logs):
-    """The held-out score of each pair, one a run: of addition above the diagonal, of subtraction below."""
-    scores, ax = np.full((10, 10), np.nan), fig.subplots()
-    for run in logs:
-        (a, b), *others = run.notes["held_out"]
-        if others or a == b:
-            raise UserError(f"{run.folder}: this study's runs hold out one pair each, of two digits")
-        scores[a, b], scores[b, a] = pair_scores(run)
+    """The held-out score of each pair, one a run: of addition above the diagonal, of subtraction below. Then
+    where 5-7 stands among the others, if it is there."""
+    if wrong := [run.folder for run in logs if len(run.notes["held_out"]) != 1]:
+        raise UserError(f"{wrong[0]}: this study's runs hold out one pair each")
     fig.set_size_inches(7, 7)
-    draw_cells(ax, scores)
-    ax.set(xticks=range(10), yticks=range(10), xlabel="above the diagonal: addition, a+b and b+a",
-           ylabel="below the diagonal: subtraction, a-b and b-a",
-           title=f"Each pair held out in turn: {np.nanmean(scores):.0f}% of its answers are right on average")
+    cells, ax, pairs = {}, fig.subplots(), [tuple(run.notes["held_out"][0]) for run in logs]
+    for (a, b), run in zip(pairs, logs):
+        cells[a, b], cells[b, a] = pair_scores(run)
+    draw_cells(ax, cells)
+    mean = np.mean([*cells.values()])
+    ax.set(title=f"Each pair held out in turn: {mean:.0f}% of its answers are right on average",
+           xlabel="above the diagonal: addition, a+b and b+a",
+           ylabel="below the diagonal: subtraction, a-b and b-a")
     ax.invert_yaxis()
-    return rank(logs, [5, 7])
-
-
-def rank(logs, pair) -> str:
-    """Where a held-out pair stands among the others by its mean score over seeds, if it is there."""
-    pairs, scores = [run.notes["held_out"] for run in logs], [accuracy(run, "heldout")[-1] for run in logs]
-    if [pair] not in pairs:
-        return ""
-    place, low, high = place_of(i := pairs.index([pair]), scores)
-    return (f"{pair[0]}-{pair[1]} has rank {place:g} of {len(logs)} (95% bootstrap interval over seeds "
-            f"{low:g} to {high:g}) by its mean held-out score, {percent(scores[i].mean())}%.\n")
+    if (5, 7) in pairs:
+        scores, i = [accuracy(run, "heldout")[-1] for run in logs], pairs.index((5, 7))
+        place, low, high = place_of(i, scores)
+        return (f"5-7 has rank {place:g} of {len(logs)} (95% bootstrap interval over seeds {low:g} to "
+                f"{high:g}) by its mean held-out score, {percent(scores[i].mean())}%.\n")

@@ -1,8 +1,6 @@
 """Which widths find the rule, and how much of it may be held out?"""
 import random
 
-import numpy as np
-
 from plot_results import accuracy, draw_cells, markdown_table
 
 num_seeds = 4
@@ -30,15 +28,11 @@ def phase(run) -> str:
 def draw(fig, logs):
     """Seen and held-out answers right, over the width and the number of held-out pairs."""
     place = {(run.notes["config"]["n_embd"], len(run.notes["held_out"])): run for run in logs}
-    rows, columns = (sorted(set(axis)) for axis in zip(*place))
     fig.set_size_inches(8, 4.6)
     for ax, name, title in zip(fig.subplots(1, 2, sharey=True), ("seen", "heldout"), ("seen", "held-out")):
-        values = np.full((len(rows), len(columns)), np.nan)
-        for (n, k), run in place.items():
-            values[rows.index(n), columns.index(k)] = 100 * accuracy(run, name)[-1].mean()
-        draw_cells(ax, values)
-        ax.set(xticks=range(len(columns)), xticklabels=columns, xlabel="pairs held out, of 45",
-               title=f"{title} answers right (%)")
-    fig.axes[0].set(yticks=range(len(rows)), yticklabels=rows, ylabel="width of the model")
+        draw_cells(ax, {at: 100 * accuracy(run, name)[-1].mean() for at, run in place.items()})
+        ax.set(xlabel="pairs held out, of 45", title=f"{title} answers right (%)")
+    fig.axes[0].set_ylabel("width of the model")
+    rows, columns = (sorted(set(axis)) for axis in zip(*place))
     cells = [[f"width {n}", *(phase(place[n, k]) if (n, k) in place else "-" for k in columns)] for n in rows]
     return markdown_table("Phases", NOTES, [["pairs held out", *map(str, columns)], *cells])

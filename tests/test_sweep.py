@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 import config
 import data
-import sweep
 from data import log
 from data.files import Lock
 from helpers import ROOT
@@ -147,10 +146,11 @@ def test_table_by_hand(tmp_path):
         "0.6490 (0.6490 to 0.6490)", "0.7670", "0.5310", "50 (50 to 50)"]
     for rank in range(3):  # of 18 s each
         write_log(tmp_path / "three" / f"rank_{rank}", *CURVES["grokking"], seed=10 * rank)
-    assert sweep.minutes(log.read_run(tmp_path / "three")) == "0.9"
+    logs[:] = logs[0], log.read_run(tmp_path / "three")
     logs[0].notes["taken_from"] = "results/x: its first seeds"
-    assert sweep.minutes(logs[0]) == "-"
-    assert "\nconfusion is taken from results/x: its first seeds, which says what" in table("t", logs, "")
+    said = table("t", logs, "")
+    assert "\nconfusion is taken from results/x: its first seeds, which says what it took.\n" in said
+    assert [row.split("|")[4].strip() for row in said.splitlines()[-2:]] == ["-", "0.9"]
 
 
 def test_time_left_by_hand(tmp_path):
@@ -212,16 +212,15 @@ def test_capacity_draws_seen_and_held_out_answers_with_their_intervals(tmp_path)
 def test_pairs_draws_additions_above_the_diagonal(tmp_path, monkeypatch):
     study = study_of("pairs")
     logs = [read_log(write_log(tmp_path / f"{a}", [0, 196], [0, right], (a, 7)))
-            for a, right in enumerate([4, 3, 3, 2, 4])]
+            for a, right in enumerate([4, 3, 3, 2, 4, 3])]
     monkeypatch.setitem(study, "pair_scores", lambda run: (run.notes["held_out"][0][0], 50))
-    study["draw"](fig := Figure(), logs)
-    ax, = fig.axes
-    assert cells_of(ax) == {(7, a): a for a in range(5)} | {(a, 7): 50 for a in range(5)}
-    assert ax.get_ylim() == (9.5, -0.5) and "above the diagonal: addition" in ax.get_xlabel()
-    said = "rank 3.5 of 5 (95% bootstrap interval over seeds 3.5 to 3.5) by its mean held-out score, 75%."
-    assert f"1-7 has {said}" in study["rank"](logs, [1, 7]) and study["rank"](logs, [5, 7]) == ""
+    said = study["draw"](fig := Figure(), logs)
+    ax, = fig.axes  # the columns and rows are 0 to 5 and 7
+    assert cells_of(ax) == {(6, a): a for a in range(6)} | {(a, 6): 50 for a in range(6)}
+    assert ax.yaxis_inverted() and "above the diagonal: addition" in ax.get_xlabel()
+    assert "rank 4 of 6 (95% bootstrap interval over seeds 4 to 4) by its mean held-out score, 75%." in said
     logs[0].notes["held_out"] = [[3, 8], [2, 6]]
-    with pytest.raises(config.UserError, match="hold out one pair each, of two digits"):
+    with pytest.raises(config.UserError, match="hold out one pair each"):
         study["draw"](fig, logs)
 
 
