@@ -3,12 +3,16 @@
 
 Writes grid_math.png, grid_facts.png, grid_combined.png and tables.md into root_dir, and plot.png into each
 run's folder there; with --wd those of the regularised runs, under names that end in _wd. Where runs on
-arithmetic have their ckpt.pt, digits.png shows how their embeddings arrange the digits. A run that is not
-under root_dir is read from results/.
+arithmetic have their ckpt.pt, digits.png shows how their embeddings arrange the digits; where n14 and n28
+kept their checkpoints (--keep_every), learning.gif shows them learn; from the folder answers/, by
+`eval_as_math.py --inside`, come inside.png and inside.md. A run that is not under root_dir is read from
+results/.
 """
+import csv
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +20,9 @@ import numpy as np
 import config
 import plot_results as plots  # matplotlib too comes from there
 from config import Key, UserError
-from data import rng
-from data.files import replace_file
+from data import rng, stats
+from data.as_math.prepare import answer
+from data.files import replace_file, writing
 from data.log import RunLog, parts, read_run, reading
 from data.stats import RESAMPLES, mean_and_range, percent, permutation_test, rank_correlation, share_of
 from plot_results import CURVES, OPERATIONS, Axes, Figure, accuracy, markdown_table
@@ -65,6 +70,24 @@ Spearman's rank correlation between |i - j| and the distance of digits i and j i
 in order), and the share of variance in the digits' first two principal components; mean (lowest to highest)
 over the seeds whose weights are there. p: seeds that answer all held-out equations at the last evaluation and
 the others are alike in mean correlation ({RESAMPLES:,} permutations, two-sided).
+"""
+OFF = {  # how far an answer is off
+    "right": ("right", "#08519C"), "off_1": ("off by 1", "#FDD0A2"), "off_2": ("off by 2", "#FD8D3C"),
+    "off_more": ("off by more", "#A63603"), "none": ("no number", "#BDBDBD")}
+COPIES = {  # straw men, by the seen equations whose answers they give to a held-out one of a and b
+    "copies the nearest": lambda a, b: [(a - 1, b), (a + 1, b), (a, b - 1), (a, b + 1)],
+    "copies the diagonal": lambda a, b: [(a, a), (b, b)]}
+USES = {  # curves: test, how many columns of OFF, colour, style
+    "seen": ("seen", 1, plots.GREY, ":"), "held-out": ("held-out", 1, "#771166", "-"),
+    "neighbours' mean": ("line", 1, "#0072B2", "-"), "the same within 1": ("line", 2, "#0072B2", "--"),
+    "control: others' mean": ("control", 1, "#E69F00", "-")}
+INSIDE_NOTES = f"""\
+Asked greedily, at the last iteration unless another is named. Percent of answers, the mean over seeds with a
+95% interval ({RESAMPLES:,} bootstrap draws of seeds). *nearest*: answers that are those of the four equations
+beside, a or b changed by 1; *diagonal*: of a and a, or b and b; below, two straw men who say just these. Is
+the number line used? The embedding of a digit, 1 to 8, is replaced by the mean of its two neighbours'
+(*line*), or of two others at least 2 away (*control*, all such pairs), in the input and at the operand's
+place alone; asked are the seen equations of which exactly one operand is that digit. Mean over digits first.
 """
 
 
@@ -195,34 +218,48 @@ def digit_order(rows: np.ndarray) -> float:
     return rank_correlation(j - i, np.linalg.norm(rows[i] - rows[j], axis=1))
 
 
-def two_components(rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Rows (10, n) in their first two principal components, (10, 2), and these' share of the variance; the
-    last row lies right of the first, the middle ones above the ends."""
-    u, s, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    points = u[:, :2] * s[:2]
+def two_components(rows: np.ndarray, of: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """Rows (10, n) in the first two principal components of themselves or `of` others, (10, 2), and these'
+    share of the variance; of those the last row lies right of the first, the middle ones above the ends."""
+    of = rows if of is None else of
+    _, s, axes = np.linalg.svd(of - of.mean(0), full_matrices=False)
+    points = (of - of.mean(0)) @ axes[:2].T
     flip = points[-1, 0] < points[0, 0], points[4:6, 1].sum() < points[[0, -1], 1].sum()
+    points = (rows - rows.mean(0)) @ axes[:2].T
     return points * np.where(flip, -1, 1), float((s[:2] ** 2).sum() / (s ** 2).sum())
 
 
+def digit_rows(wte: np.ndarray, vocab: str) -> np.ndarray:
+    """The digits' rows (S, 10, n) of embeddings (S, vocab_size, n). Raises ValueError if there are none."""
+    return wte[:, [vocab.index(digit) for digit in "0123456789"]]
+
+
 def find_digits(runs: Runs) -> list[Digits]:
-    """Those of all runs that have their ckpt.pt. Raises UserError if one is damaged."""
+    """Those of all runs that have their ckpt.pt, or its `wte` and `vocab` in wte.npz. Raises UserError if one
+    is damaged."""
     found = []
     for size, (run, _) in runs.items():
-        if not (run and all((part / "ckpt.pt").is_file() for part in parts(run.folder))):
+        path = run and run.folder / "wte.npz"
+        if run and all((part / "ckpt.pt").is_file() for part in parts(run.folder)):
+            from sample import open_model  # here alone: torch, which nothing else needs
+            path, model = run.folder / "ckpt.pt", open_model(str(run.folder))
+            wte, vocab, seeds = model.embedding(), model.vocab, model.seeds
+        elif run and path.is_file():
+            with reading(path), np.load(path) as saved:
+                wte, vocab, seeds = saved["wte"], str(saved["vocab"]), run.notes["seeds"]
+        else:
             continue
-        from sample import open_model, unflatten  # here alone: torch, which nothing else needs
-        model, name = open_model(str(run.folder)), MODELS[size]
-        with reading(run.folder / "ckpt.pt"):
-            ids = [model.vocab.index(digit) for digit in "0123456789"]
-            columns = [run.notes["seeds"].index(seed) for seed in model.seeds]
-        rows = unflatten(model.params, model.cfg)["transformer.wte.weight"][:, ids].numpy()
+        with reading(path):
+            rows = digit_rows(wte, vocab)
+            columns = [run.notes["seeds"].index(seed) for seed in seeds]
+        name = MODELS[size]
         order, variance = np.array([(digit_order(one), two_components(one)[1]) for one in rows]).T
         right, p = accuracy(run, "heldout")[-1, columns] == 1, None
         groups = {name: np.full(len(right), True)}
         if right.any() and not right.all():
             groups |= {f"{name}, all held-out right": right, f"{name}, others": ~right}
             p = permutation_test(order, right)
-        found.append(Digits(name, model.seeds, rows, order, variance, groups, p))
+        found.append(Digits(name, seeds, rows, order, variance, groups, p))
     return found
 
 
@@ -235,14 +272,15 @@ def digits_table(digits: list[Digits]) -> str:
     return markdown_table("The order of the digits", DIGITS_NOTES, rows)
 
 
-def draw_digits(ax: Axes, rows: np.ndarray, size: float) -> None:
-    """Join the digits 0 to 9 in the plane of their first two principal components, in letters of `size`."""
-    points = two_components(rows)[0]
+def draw_digits(ax: Axes, rows: np.ndarray, size: float, last: np.ndarray | None = None) -> None:
+    """Join the digits 0 to 9 in the plane of their first two principal components, or of those of the rows
+    `last`, in letters of `size`."""
+    points, reach = two_components(rows, last)[0], two_components(rows if last is None else last)[0]
     ax.plot(*points.T, color=plots.GREY, linewidth=size / 8, zorder=1)
     ax.scatter(*points.T, s=3 * size ** 2, c=range(10), cmap="YlGnBu", vmin=-3, vmax=18, zorder=2)
     for digit, point in enumerate(points):
         ax.text(*point, str(digit), fontsize=size, ha="center", va="center_baseline")
-    reach = 1.2 * abs(points).max()
+    reach = 1.2 * abs(reach).max()
     ax.set(xticks=[], yticks=[], xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
 
@@ -276,6 +314,164 @@ def digits_figure(digits: list[Digits]) -> Figure:
             draw_digits(top.add_subplot(spot), rows, 4)
     draw_orders(bottom.subplots(), digits)
     return fig
+
+
+def read_answers(folder: Path) -> dict[str, list[dict]]:
+    """What `eval_as_math.py --inside` wrote into `folder`: the rows of each file by its name, with `off`, the
+    columns of OFF, and `equal`, the shares of the held-out answers that each of COPIES would give too.
+
+    Raises UserError if one is damaged.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.csv")):
+        with reading(path), open(path, newline="") as f:
+            found[path.stem] = list(csv.DictReader(f))
+            for row in found[path.stem]:
+                said = re.findall(r"(\d+)([+-])(\d+)=(\S+)", row["answers"])
+                row |= {"iter": int(row["iter"]), "off": [float(row[k]) for k in OFF], "equal": [
+                    np.mean([float(z) in copied(name, a, op, b) for a, op, b, z in said]) for name in COPIES
+                ] if said else []}
+    return found
+
+
+def copied(name: str, a: str, op: str, b: str) -> list[int]:
+    """The answers that one of COPIES gives to an equation."""
+    return [answer(x, op, y) for x, y in COPIES[name](int(a), int(b))]
+
+
+def straw_men(row: dict) -> dict[str, list[dict]]:
+    """What each of COPIES scores on the held-out equations of a row, as rows."""
+    asked = re.findall(r"(\d+)([+-])(\d+)", row["answers"])
+    errors = {name: np.concatenate([abs(np.array(copied(name, a, op, b)) - answer(int(a), op, int(b)))
+                                    for a, op, b in asked]) for name in COPIES}
+    return {name: [row | {"off": np.bincount(np.minimum(off, 3), minlength=5) / len(off), "equal": []}]
+            for name, off in errors.items()}
+
+
+def shares_of(rows: list[dict], test: str, column: str = "off") -> np.ndarray:
+    """A test's answers, each seed's shares: (S, 5), the columns of OFF; or those of `column`."""
+    return np.array([row[column] for row in rows if row["test"] == test])
+
+
+def inside_table(heading: str, groups: dict[str, list[dict]], tests: list[str]) -> str:
+    """A row for each group of seeds and test."""
+    table = [["model", "seeds", "test", "asked of each", *(label for label, _ in OFF.values()), "within 1",
+              *(name.split()[-1] for name in COPIES)]]
+    for name, test in product(groups, tests):
+        shares, equal = (shares_of(groups[name], test, column) for column in ("off", "equal"))
+        asked = next(row["asked"] for row in groups[name] if row["test"] == test)
+        columns = [*shares.T, shares[:, :2].sum(1), *equal.T]
+        table.append([name, str(len(shares)), test, asked, *map(stats.mean_and_interval, columns)])
+    return markdown_table(heading, "", table)
+
+
+def draw_ladder(ax: Axes, bars: dict[str, np.ndarray], title: str) -> None:
+    """How far answers are off, in percent, a bar for the mean over the seeds of each (S, 5)."""
+    for y, shares in enumerate(bars.values()):
+        widths = 100 * shares.mean(0)
+        for (label, color), right, width in zip(OFF.values(), widths.cumsum(), widths):
+            ax.barh(y, width, left=right - width, color=color, label="" if y else label, height=0.75)
+            if width >= 7:
+                ax.text(right - width / 2, y, f"{width:.0f}", ha="center", va="center", fontsize=8,
+                        color="white" if label in ("right", "off by more") else "black")
+    ax.set_yticks(range(len(bars)), bars, fontsize=8)
+    ax.set(xlim=(0, 100), ylim=(len(bars) - 0.5, -0.5), xlabel="% of answers")
+    ax.set_title(title, fontsize=9)
+
+
+def draw_uses(ax: Axes, groups: dict[int, list[dict]], title: str, xlabel: str) -> None:
+    """The curves of USES over the keys of the groups of seeds, with bands of their 95% intervals."""
+    for label, (test, upto, color, style) in USES.items():
+        values = [100 * shares_of(rows, test)[:, :upto].sum(1) for rows in groups.values()]
+        ax.fill_between([*groups], *zip(*map(stats.bootstrap, values)), color=color, alpha=0.15, linewidth=0)
+        ax.plot([*groups], [one.mean() for one in values], color=color, linestyle=style, label=label,
+                marker="." if len(groups) < 20 else "", linewidth=1.4)
+    ax.set(xscale="log", ylim=(-3, 103), ylabel="% of answers right", xlabel=xlabel)
+    ax.set_title(title, fontsize=9)
+    ax.tick_params(which="minor", labelbottom=False)
+    ax.grid(color="#DDDDDD", linewidth=0.6)
+
+
+def inside(answers: dict[str, list[dict]]) -> tuple[Figure, str]:
+    """The figure of what is answered instead and of the use of the number line, and its tables."""
+    models = {name + ", regularised" * bool(end): answers[f"{name.lower()}{end}"] for end in ("", "_wd")
+              for name in MODELS.values() if f"{name.lower()}{end}" in answers}
+    sizes = sorted((int(rows[0]["parameters"]), rows) for name, rows in answers.items()
+                   if re.fullmatch(r"n_embd_\d+|n\d+", name))
+    training = {name[9:]: {it: [row for row in rows if row["iter"] == it]
+                           for it in sorted({row["iter"] for row in rows} - {0})}
+                for name, rows in answers.items() if name.startswith("training_")}
+    straw = straw_men(next(row for row in models["n14"] if row["test"] == "held-out"))
+    fig = Figure(figsize=(9.6, 10.5), layout="constrained")
+    axes = fig.subplot_mosaic("AB;CD;EF", height_ratios=[1.3, 1, 1])
+    draw_ladder(axes["A"], {name: shares_of(rows, "held-out") for name, rows in (models | straw).items()},
+                "Held-out equations: how far answers are off.\nRight: % equal to the nearest · the diagonal")
+    for y, rows in enumerate(models.values()):
+        equal = 100 * shares_of(rows, "held-out", "equal").mean(0)
+        axes["A"].text(102, y, " · ".join(f"{x:.0f}" for x in equal), va="center", fontsize=8)
+    draw_ladder(axes["B"], {f"{name}, {test}": shares_of(models[name], test)
+                            for name, test in product([*models][:4], ("line", "control"))},
+                "Seen equations, a digit replaced by the mean\nof its neighbours (line), of others (control)")
+    for ax, (name, groups) in zip("CD", training.items()):
+        draw_uses(axes[ax], groups, f"{name} through training", "iteration")
+    draw_uses(axes["E"], dict(sizes), "At the end, over the model's size", "parameters")
+    axes["F"].axis("off")
+    for place, ax in ((1, "A"), (0.45, "E")):
+        axes["F"].add_artist(axes["F"].legend(*axes[ax].get_legend_handles_labels(), loc="upper left",
+                                              bbox_to_anchor=(0, place), frameon=False))
+    stages = {f"{name}, iteration {it:,}": rows for name, groups in training.items()
+              for it, rows in [*groups.items()][::-5]}
+    return fig, "\n".join([
+        INSIDE_NOTES, inside_table("What is answered", models | straw, ["held-out"]),
+        inside_table("Is the number line used?", models, ["seen", "line", "control"]),
+        inside_table("Over the model's size", {f"{n:,} parameters": rows for n, rows in sizes},
+                     ["held-out", "line", "control"]),
+        inside_table("Through training", stages, ["seen", "held-out", "line", "control"])])
+
+
+def draw_answers(ax: Axes, off: np.ndarray, op: str, pairs) -> None:
+    """The table of an operation (N, N), a down and b across, by how far the answers are off, NaN for none;
+    what was held out is framed."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Rectangle
+    kinds = np.nan_to_num(np.minimum(off, 3), nan=4)
+    ax.imshow(kinds, cmap=ListedColormap([color for _, color in OFF.values()]), vmin=0, vmax=4)
+    for a, b in {*pairs, *(pair[::-1] for pair in pairs)}:
+        ax.add_patch(Rectangle((b - 0.5, a - 0.5), 1, 1, fill=False, linewidth=2))
+    ax.set(xticks=[], yticks=[], title=f"a {op} b")
+
+
+def film(folders: list[Path], out: Path) -> None:
+    """Write a GIF of how the first seeds of runs learn: of each checkpoint that was kept, the digits in the
+    last one's first two principal components, and how far the answers are off."""
+    from matplotlib.animation import PillowWriter
+
+    from eval_as_math import answers_of, ask, numbers  # torch
+    from sample import kept, open_model
+    names = sorted(set.intersection(*({*kept(str(folder))} for folder in folders)))
+    models = [[open_model(str(folder), name).only(-1) for name in names] for folder in folders]
+    rows = [[digit_rows(one.embedding(), one.vocab)[0] for one in run] for run in models]
+    fig, writer = Figure(figsize=(8, 5.6)), PillowWriter(fps=5)
+    writer.setup(fig, out, dpi=80)
+    for i, name in enumerate(names):
+        fig.clear()
+        fig.suptitle(f"iteration {int(name[5:-3]):,}", fontsize=24)
+        grid = fig.add_gridspec(2, 4, height_ratios=[1.5, 1], left=0.02, right=0.98, bottom=0.07, top=0.84)
+        for column, (folder, run, digits) in enumerate(zip(folders, models, rows)):
+            ax = fig.add_subplot(grid[0, 2 * column:2 * column + 2])
+            ax.set_title(f"{MODELS[folder.name[10:]]}: the digits in its embedding", fontsize=12)
+            draw_digits(ax, digits[i], 12, digits[-1])
+            said = ask(run[i], run[i], run[i].seeds, [0], num_samples=1, temperature=0, top_k=1)[0, :, 0]
+            off = abs(numbers(said, ">") - answers_of(len(said))).reshape(2, run[i].numbers, run[i].numbers)
+            for k, op in enumerate("+-"):
+                draw_answers(fig.add_subplot(grid[1, 2 * column + k]), off[k], op, run[i].held_out)
+        for x, (label, color) in enumerate(OFF.values()):
+            fig.text(0.06 + 0.19 * x, 0.02, label, backgroundcolor=color, fontsize=11,
+                     color="white" if x in (0, 3) else "black")
+        for _ in range(1 if i + 1 < len(names) else 15):  # the end stays for 3 s
+            writer.grab_frame()
+    with writing(out):
+        writer.finish()
 
 
 def draw_grid(operation: str, runs: Runs, end: str) -> Figure:
@@ -317,11 +513,20 @@ def main(argv: list[str]) -> None:
         figures[root / f"digits{end}.png"] = digits_figure(digits)
     figures |= {run.folder / "plot.png": plots.run_figure(run, run.notes["tasks"])
                 for of_size in runs.values() for run, note in of_size.values() if run and not note}
+    texts = {}
+    if (root / "answers").is_dir() and not end:
+        figures[root / "inside.png"], texts[root / "inside.md"] = inside(read_answers(root / "answers"))
     text, path = tables(runs, digits, args["wd"]), root / f"tables{end}.md"
     for at, fig in figures.items():
         plots.save_figure(fig, at)
-    replace_file(path, text.encode())
-    print(*(f"wrote {at}" for at in (path, *figures)), "", text, sep="\n")
+    for at, written in (texts | {path: text}).items():
+        replace_file(at, written.encode())
+    folders = [run.folder for size in ("14", "28") if (run := runs["math"][size][0])
+               and any(parts(run.folder)[0].glob("ckpt_[0-9]*.pt"))]
+    if len(folders) == 2:
+        print(f"drawing {root}/learning{end}.gif: takes a minute")
+        film(folders, root / f"learning{end}.gif")
+    print(*(f"wrote {at}" for at in (path, *texts, *figures)), "", text, sep="\n")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,10 @@ class Trained:
         """As an Engine's."""
         return forward(unflatten(self.params, self.cfg), tokens, self.cfg, last=last)[:, :, 0]
 
+    def embedding(self) -> np.ndarray:
+        """The token embeddings (S, vocab_size, n_embd)."""
+        return unflatten(self.params, self.cfg)["transformer.wte.weight"].numpy()
+
     def only(self, seed: int) -> "Trained":
         """That seed alone, -1 the first. Raises UserError if it was not trained."""
         if seed != -1 and seed not in self.seeds:

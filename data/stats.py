@@ -55,6 +55,12 @@ def place_of(i: int, scores: Sequence[np.ndarray]) -> tuple[float, float, float]
     return float(places[0]), *map(float, np.quantile(places[1:], [0.025, 0.975]))
 
 
+def bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """95% interval for the mean of values (S,): seeds drawn with replacement, again and again."""
+    means = rng(0, "bootstrap").choice(values, (RESAMPLES, len(values))).mean(1)
+    return tuple(np.quantile(means, [0.025, 0.975]))
+
+
 def percent(x: float) -> str:
     """A share in percent to a tenth, and finer where that would read 0 or 100 though it is not."""
     for digits in range(1, 7):
@@ -68,6 +74,12 @@ def mean_and_range(values: np.ndarray, form: Callable = percent) -> str:
     """Mean (lowest to highest) over the seeds, of shares or, in another `form`, of other values (S,)."""
     mean, low, high = (form(x) for x in (values.mean(), values.min(), values.max()))
     return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+def mean_and_interval(values: np.ndarray) -> str:
+    """Mean, in percent, and of several seeds its 95% `bootstrap` interval, of shares (S,)."""
+    low, high = map(percent, bootstrap(values))
+    return f"{percent(values.mean())} ({low} to {high})" if len(values) > 1 else percent(values.mean())
 
 
 def share_of(k: int, n: int) -> str:

@@ -10,7 +10,7 @@ import plot_all_models
 import plot_results
 from config import UserError
 from data.log import read_run
-from helpers import ROOT, contents, run_script
+from helpers import ROOT, contents, run_script, train
 from runs import ADD, FACTS, HELDOUT, ITERS, SEEDS, change_notes, write_run
 
 
@@ -234,7 +234,65 @@ def test_digits_of_a_run_and_its_groups(root):
         ["n14", "3", "1.000 (1.000 to 1.000)", "100 (100 to 100)", "1.0000"],
         ["n14, all held-out right", "1", "1.000", "100", "-"],
         ["n14, others", "2", "1.000 (1.000 to 1.000)", "100 (100 to 100)", "-"]]
+    np.savez(root / "math_mini_14" / "wte.npz", wte=ckpt["model"]["lm_head.weight"], vocab=ckpt["vocab"])
+    with_ckpt = tables_of(root)
+    (root / "math_mini_14" / "ckpt.pt").unlink()
+    assert tables_of(root) == with_ckpt, "published embeddings stand for weights too large to publish"
     ckpt["seeds"] = [7, 8, 1]
     model.save_checkpoint(root / "math_mini_14" / "ckpt.pt", ckpt)
     with pytest.raises(UserError, match="ckpt.pt: damaged, 1 is not in list"):
         tables_of(root)
+
+
+# --- a look inside
+
+HEADER = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers\n"
+LINES = [  # of two seeds, of which the first copies the nearest, the second a diagonal, once
+    "7,{it},1456,held-out,4,0,1,0,0,0,5+7=11 7+5=13 5-7=-3 7-5=1", "8,{it},1456,held-out,4,0.5,0,0.25,0,0.25,"
+    "5+7=12 7+5=14 5-7=nan 7-5=2", *(f"{seed},{{it}},1456,{test},280,0.{seed},0.1,0.1,0,0," for seed in (7, 8)
+                                    for test in ("seen", "line", "control"))]
+
+
+def write_answers(folder: Path) -> Path:
+    """Answers of n14 and the MLT at the end, and of n14 through training."""
+    folder.mkdir()
+    for name, iters in (("n14", [30]), ("mlt", [30]), ("training_n14", [0, 10, 20])):
+        rows = [line.format(it=it) for it in iters for line in LINES]
+        (folder / f"{name}.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    return folder
+
+
+def test_what_is_answered_instead(root):
+    fig, text = plot_all_models.inside(plot_all_models.read_answers(write_answers(root / "answers")))
+    rows = rows_of(text)
+    assert rows["What is answered"] == [
+        *([name, "2", "held-out", "4", "25 (0 to 50)", "50 (0 to 100)", "12.5 (0 to 25)", "0 (0 to 0)",
+           "12.5 (0 to 25)", "75 (50 to 100)", "50 (0 to 100)", "12.5 (0 to 25)"] for name in ("n14", "MLT")),
+        ["copies the nearest", "1", "held-out", "4", "0", "100", "0", "0", "0", "100", "-", "-"],
+        ["copies the diagonal", "1", "held-out", "4", "0", "0", "100", "0", "0", "0", "-", "-"]]
+    assert rows["Is the number line used?"][1][:5] == ["n14", "2", "line", "280", "75 (70 to 80)"]
+    assert [row[0] for row in rows["Through training"]] == ["n14, iteration 20"] * 4
+    bars = [bar.get_width() for bar in fig.axes[0].patches]
+    assert bars == [25, 50, 12.5, 0, 12.5] * 2 + [0, 100, 0, 0, 0] + [0, 0, 100, 0, 0]
+    curves = lines_of(fig.axes[2])
+    assert curves["neighbours' mean"] == pytest.approx([75] * 2) and curves["held-out"] == [25] * 2
+    assert curves["the same within 1"] == pytest.approx([85] * 2)
+    plot_all_models.main([f"--root_dir={root}"])
+    assert (root / "inside.png").exists() and (root / "inside.md").read_text() == text
+    (root / "answers" / "n14.csv").write_text(HEADER + "7,x\n")
+    with pytest.raises(UserError, match="n14.csv: damaged"):
+        plot_all_models.main([f"--root_dir={root}"])
+
+
+def test_the_published_look_inside_is_that_of_the_committed_answers():
+    text = plot_all_models.inside(plot_all_models.read_answers(ROOT / "results" / "answers"))[1]
+    assert text == (ROOT / "results" / "inside.md").read_text()
+
+
+def test_a_film_has_a_frame_for_each_kept_checkpoint(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    folders = [train(tmp_path / f"math_mini_{size}", "--keep_every=10", run=f"math_mini_{size}")
+               for size in ("14", "28")]
+    plot_all_models.film(folders, tmp_path / "learning.gif")
+    with Image.open(tmp_path / "learning.gif") as film:
+        assert film.n_frames >= 3 and film.size == (640, 448)
