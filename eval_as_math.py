@@ -76,6 +76,14 @@ def masks(n: int, pairs) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array([(is_held_out(a, b, held_out), op == "+") for a, op, b in equations_of(n)]).T)
 
 
+def ask_again(run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a run (data.log.RunLog) answers by its ckpt.pt, asked as in its last evaluation, and the `masks`.
+    Raises UserError if there is no ckpt.pt."""
+    model, sampling = open_model(str(run.folder)), ("num_samples", "temperature", "top_k")
+    texts = ask(model, model, model.seeds, model.iters, **{key: run.notes["config"][key] for key in sampling})
+    return texts, *masks(texts.shape[1], model.held_out)
+
+
 def totals(correct: np.ndarray, pairs) -> dict[str, int | float]:
     """The log's columns from one seed's `is_correct` (P, num_samples), with the data's held-out pairs."""
     n, (held_out, add) = correct.shape[1], masks(len(correct), pairs)

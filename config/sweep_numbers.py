@@ -1,4 +1,10 @@
 """Does a model that memorises the small table learn the rule of a larger one?"""
+import numpy as np
+
+import eval_as_math
+from data.stats import mean_and_range
+from plot_results import HELDOUT, HELDOUT_LEVELS, SEEN, accuracy, draw_cells, markdown_table
+
 held_out = "5%"
 eval_interval = 2000
 num_samples = 1
@@ -22,3 +28,81 @@ runs = sorted((_run(numbers, n_embd) for numbers in (10, 14, 20, 28, 40) for n_e
               key=lambda run: run["numbers"] * run["n_embd"] ** 2)  # the small ones first
 # every equation as often as each of the smallest table
 runs += [_run(numbers, 28, "_exposure", _equations(numbers) / _equations(10)) for numbers in (14, 20, 28)]
+WIDTH, NOTES = 28, """\
+Answers right at the last iteration, in percent, mean (lowest to highest) over seeds; within 1: right, or off
+by 1.
+"""
+
+
+def draw(fig, logs):
+    """The plane of numbers and parameters; beside it one width, and the same with exposures made equal."""
+    fig.set_size_inches(9, 5)
+    left, right = fig.subplots(1, 2, width_ratios=(3, 2))
+    cells = [run for run in logs if not run.folder.name.endswith("_exposure")]
+    at = [(run.notes["parameters"], _equations(run.notes["numbers"])) for run in cells]
+    seen, unseen = (np.array([accuracy(run, name)[-1].mean() for run in cells])
+                    for name in ("seen", "heldout"))
+    draw_cells(left, dict(zip(at, 100 * unseen)),
+               {cell: f"{100 * b:.0f}\n({100 * a:.0f})" for cell, a, b in zip(at, seen, unseen)})
+    numbers = {_equations(run.notes["numbers"]): run.notes["numbers"] for run in cells}
+    widths = {run.notes["parameters"]: run.notes["config"]["n_embd"] for run in cells}
+    left.set_xticks(range(len(numbers)), [f"{numbers[n]}\n({n:,})" for n in sorted(numbers)])
+    left.set_yticks(range(len(widths)), [f"{n:,}\n({widths[n]})" for n in sorted(widths)])
+    left.set(xlabel="numbers (equations trained on)", ylabel="parameters (width of the model)",
+             title="Held-out answers right (%),\nin brackets seen ones")
+    narrow = [run for run in cells if run.notes["config"]["n_embd"] == WIDTH]
+    equal = [run for run in narrow if run.notes["numbers"] == 10] + [run for run in logs if run not in cells]
+    return draw_line(left, np.array(at).T, unseen) + draw_width(right, narrow, equal)
+
+
+def fit(x, right):
+    """c and R^2 of right = 1 / (1 + (x / c)^k), both (cells,), by least squares on a grid, c as far as x."""
+    c, k = np.meshgrid(np.geomspace(x.min(), x.max(), 300), np.linspace(-16, 16, 129))
+    errors = ((right - 1 / (1 + (x / c[..., None]) ** k[..., None])) ** 2).sum(-1)
+    best = np.unravel_index(errors.argmin(), errors.shape)
+    return c[best], 1 - errors[best] / ((right - right.mean()) ** 2).sum()
+
+
+def draw_line(ax, at, right) -> str:
+    """The line parameters = c x equations at which half of the answers are right, if it explains half of the
+    differences between cells; at (2, cells) are both. Returns what it explains."""
+    if len(right) < 10 or np.ptp(right) == 0:
+        return f"{len(right)} cells are too few, or too alike, for a line.\n"
+    (c, share), alone = fit(at[0] / at[1], right), [fit(one, right)[1] for one in at]
+    if share >= 0.5:
+        rows, columns = map(np.unique, at)
+        x = np.geomspace(*columns[[0, -1]], 200)
+        x = x[(c * x >= rows[0]) & (c * x <= rows[-1])]
+        ax.plot(np.interp(np.log(x), np.log(columns), range(len(columns))),
+                np.interp(np.log(c * x), np.log(rows), range(len(rows))), color="#EE3377", linewidth=2,
+                label=f"parameters = {c:.3g} x equations")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+    return (f"The share of held-out answers right as 1 / (1 + (x / c)^k), by least squares over {len(right)} "
+            f"cells:\nR^2 = {share:.2f} of x = parameters / equations, with c = {c:.3g}; {alone[0]:.2f} of x "
+            f"= parameters, {alone[1]:.2f} of x = equations.\n")
+
+
+def draw_width(ax, narrow, equal) -> str:
+    """Of one width seen answers, held-out ones, and these within 1, over numbers. Returns them as a table."""
+    rows = [["numbers", "iterations", "seen", "held-out", "held-out within 1"]]
+    for runs, name, style in ((narrow, "", "o-"), (equal, ", equal exposure", "s--")):
+        runs = sorted(runs, key=lambda run: run.notes["numbers"])
+        shares = [(accuracy(run, "seen")[-1], accuracy(run, "heldout")[-1], within_1(run)) for run in runs]
+        rows += [[str(run.notes["numbers"]), f"{run.iters[-1]:,}", *map(mean_and_range, three)]
+                 for run, three in zip(runs, shares)]
+        for three, label, color in zip(zip(*shares), ("seen", "held-out", "held-out within 1"),
+                                       (SEEN, HELDOUT, HELDOUT_LEVELS["half or more"][1])):
+            ax.plot([run.notes["numbers"] for run in runs], [100 * seeds.mean() for seeds in three], style,
+                    color=color, label=label + name)
+    ax.set(ylim=(-5, 105), xlabel="numbers", ylabel="answers right (%)", title=f"Width {WIDTH}")
+    ax.grid(color="#DDDDDD", linewidth=0.6)
+    if ax.lines:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=9)
+    return "\n" + markdown_table(f"Width {WIDTH}", NOTES, rows)
+
+
+def within_1(run):
+    """The shares (S,) of held-out answers that are right or wrong by 1."""
+    texts, held_out, _ = eval_as_math.ask_again(run)  # (S, P, num_samples)
+    off = abs(eval_as_math.numbers(texts) - eval_as_math.answers_of(texts.shape[1])[:, None])
+    return (off <= 1)[:, held_out].mean((1, 2))

@@ -5,7 +5,6 @@ import eval_as_math
 from config import UserError
 from data.stats import percent, place_of
 from plot_results import accuracy, draw_cells
-from sample import open_model
 
 num_seeds = 4
 eval_interval = 1000
@@ -14,14 +13,10 @@ runs = [dict(held_out=f"{a}-{b}") for a in range(10) for b in range(a + 1, 10)]
 
 
 def pair_scores(run) -> tuple[float, float]:
-    """Right held-out additions and subtractions (%), which the log has but together: ckpt.pt is asked as it
-    was in the last evaluation. Raises UserError if there is none."""
-    model, sampling = open_model(str(run.folder)), ("num_samples", "temperature", "top_k")
-    texts = eval_as_math.ask(model, model, model.seeds, model.iters,
-                             **{key: run.notes["config"][key] for key in sampling})
+    """Right held-out additions and subtractions (%), which the log has but together."""
+    texts, held_out, add = eval_as_math.ask_again(run)
     correct = eval_as_math.is_correct(texts)  # (S, 200, num_samples)
-    held_out, is_add = eval_as_math.masks(correct.shape[1], model.held_out)
-    return 100 * correct[:, held_out & is_add].mean(), 100 * correct[:, held_out & ~is_add].mean()
+    return 100 * correct[:, held_out & add].mean(), 100 * correct[:, held_out & ~add].mean()
 
 
 def draw(fig, logs):

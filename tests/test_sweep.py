@@ -1,4 +1,5 @@
 """sweep.py: what a study trains, skips, resumes and shares out; what it draws; what it says of mistakes."""
+import itertools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 import config
 import data
+import eval_as_math
 from data import log
 from data.files import Lock
 from helpers import ROOT
@@ -232,6 +234,44 @@ def test_phase_draws_both_accuracies_and_names_the_phases(tmp_path):
     assert cells_of(fig.axes[0]) == {(0, 0): 92, (0, 1): 100, (0, 2): 100, (0, 3): 100}
     assert cells_of(fig.axes[1]) == {(0, 0): 100, (0, 1): 75, (0, 2): 100, (0, 3): 100}
     assert [row.split("|")[2].strip() for row in said.splitlines()[-4:]] == [*CURVES]
+
+
+def test_numbers_draws_the_plane_its_line_and_one_width(tmp_path, monkeypatch):
+    """Of made-up runs with 1 / (1 + (parameters / equations / 7)^3) of the held-out answers right."""
+    study, logs = study_of("numbers"), []
+    for n, width, end in [*itertools.product((10, 14, 20, 28), (14, 28, 56), [""]), (14, 28, "_exposure")]:
+        parameters, folder = 6 * width ** 2, Path(f"numbers_{n}_n_embd_{width}{end}")
+        right = np.round(400 / (1 + (parameters / study["_equations"](n) / 7) ** 3) + bool(end))
+        columns = {"add_correct": 700 + right, "sub_correct": 100, "add_total": 1000, "sub_total": 400,
+                   "heldout_correct": right, "heldout_total": 400}
+        logs.append(log.RunLog(folder, {"numbers": n, "parameters": parameters, "config": {"n_embd": width}},
+                               np.array([30]), {k: np.full((1, 2), v) for k, v in columns.items()}))
+    monkeypatch.setitem(study, "within_1", lambda run: np.array([0.5, 1]))
+    said = study["draw"](fig := Figure(), logs)
+    left, right = fig.axes
+    assert cells_of(left) == {(x, y): round(100 * logs[3 * x + y].columns["heldout_correct"][0, 0] / 400)
+                              for x in range(4) for y in range(3)}
+    assert {text.get_text().split()[1] for text in left.texts} == {"(80)"}
+    assert "R^2 = 1.00 of x = parameters / equations" in said
+    rows, columns = ([6 * n ** 2 for n in (14, 28, 56)], [*map(study["_equations"], (10, 14, 20, 28))])
+    x, y = (np.interp(along, range(len(values)), np.log(values))
+            for along, values in zip(left.lines[0].get_data(), (columns, rows)))
+    np.testing.assert_allclose(np.exp(y - x), 7, rtol=0.02)
+    drawn = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata()) for line in right.lines}
+    assert drawn["held-out"][0] == [10, 14, 20, 28] and drawn["seen, equal exposure"][0] == [10, 14]
+    of = [100 * logs[i].columns["heldout_correct"][0, 0] / 400 for i in (1, 4, 7, 10, 12)]
+    np.testing.assert_allclose(drawn["held-out"][1], of[:4])
+    np.testing.assert_allclose(drawn["held-out, equal exposure"][1], [of[0], of[4]])
+    assert set(drawn["seen"][1]) == {80} and set(drawn["held-out within 1"][1]) == {75}
+    assert "cells are too few" in study["draw"](Figure(), logs[:1])  # an unfinished plane is drawn
+
+
+def test_held_out_answers_within_1(monkeypatch):
+    study, texts = study_of("numbers"), eval_as_math.answers_of(200)[None, :, None] + np.array([0, 1, -2])
+    texts[0, 0] = 99  # is not held out
+    held_out = np.arange(200) % 50 == 1
+    monkeypatch.setattr(eval_as_math, "ask_again", lambda run: (texts.astype(str), held_out, ~held_out))
+    assert study["within_1"](None) == pytest.approx([2 / 3])
 
 
 @pytest.mark.parametrize("name", ["capacity", "pairs", "phase"])
