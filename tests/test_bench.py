@@ -52,7 +52,8 @@ def test_the_plain_loop_learns(datasets):
     assert loop.evaluation_seconds() > 0
 
 
-@pytest.mark.parametrize("shape", [{}, dict(run="both_mini_14", n_layer=2, n_head=2, weight_decay=0.1)])
+@pytest.mark.parametrize("shape", [
+    {}, dict(run="both_mini_14", n_layer=2, n_head=2, weight_decay=0.1, grad_clip=0.01)])
 def test_jax_makes_our_updates(shape, datasets):
     """From the same weights, on the same batches: a tool for development, not among the requirements."""
     pytest.importorskip("optax")

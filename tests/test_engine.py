@@ -41,12 +41,13 @@ def build_once():
         yield
 
 
-def test_update_equals_pytorch_s_adamw_and_clipping_per_seed():
-    """Eight updates of two seeds, whose gradients lie on the two sides of the clipping norm.
+def test_update_equals_pytorch_s_adamw_and_clipping_per_seed(monkeypatch):
+    """Eight updates of two seeds, whose gradients lie on the two sides of the clipping norm; in three slices.
 
     Each seed must follow torch.optim.AdamW and clip_grad_norm_ on a plain model of its own: clipping over
     both seeds at once, decay of LayerNorm, or a rate off by one iteration would all show.
     """
+    monkeypatch.setattr(pytorch, "SLICE", 160)  # of 2 * 5 * 6 * 8 numbers
     cfg = GPTConfig(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, mlp_expansion=4)
     flat = init_weights(cfg, [0, 1]).double()
     flat[0] += 0.5 * torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(0)).double()

@@ -1,4 +1,5 @@
 """The training loop: what it computes, what it leaves, and that nothing but the config decides a result."""
+import dataclasses
 import json
 import time
 
@@ -12,10 +13,10 @@ from config import UserError
 from data.batches import BLOCK, Batches, draw_block
 from data.log import COLUMNS
 from engine import pytorch
-from engine.state import load_latest
-from helpers import contents, log, resume, same, settings, spawn, train, weights
+from engine.state import Progress, keep_best, load_latest
+from helpers import contents, log, resume, same, settings, spawn, start, train, weights
 from model import init_weights, load_checkpoint
-from train_with_eval import learning_rate, rates
+from train_with_eval import evaluate, learning_rate, plain_line, rates
 
 MATH_COLUMNS = {"add_correct", "add_total", "sub_correct", "sub_total", "math_acc", "heldout_correct",
                 "heldout_total"}
@@ -115,6 +116,9 @@ def test_where_nobody_watches_a_bar_each_evaluation_is_a_line(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["0 of 20", "10 of 20", "20 of 20"]
     assert all("loss" in line and "held-out" in line for line in lines) and "min left" in lines[1]
+    at = Progress(100, rows=[{"train_loss": 0.5, "math_acc": 0.25, "facts_acc": "", "heldout_total": ""}])
+    assert plain_line(at, {"max_iters": 200}, 20, 60.0) == (
+        "100 of 200: loss 0.500, math 25.0%; 0.3 it/s, 5.0 min left")
 
 
 def test_config_json_says_what_ran(math_run):
@@ -152,6 +156,24 @@ def test_the_best_checkpoints_are_those_of_the_log(tmp_path):
     it = best["iter_num"][1]
     then = weights(train(tmp_path / "then", *args[:2], f"--max_iters={it}"))
     assert torch.equal(weights(tmp_path / "run", "ckpt_best_math.pt")[1], then[1])
+
+
+def test_of_equal_evaluations_the_first_is_the_best():
+    best = {}
+    for it, scores in ((10, (0.5, 0.1)), (20, (0.5, 0.2)), (30, (0.4, 0.2))):
+        rows = [{"iter": it, "math_acc": score, "facts_acc": "", "combined_acc": score} for score in scores]
+        best = keep_best(best, rows, torch.full((2, 3), float(it)))
+    assert [*best] == ["math"] and best["math"]["iter_num"].tolist() == [10, 20]
+    assert best["math"]["params"][:, 0].tolist() == [10, 20]
+
+
+def test_each_loss_is_of_its_own_text(datasets):
+    run = start()
+    other = dataclasses.replace(datasets["math"], val=datasets["math"].val[:100].clip(max=2))
+    row, = evaluate(run.engine, other, [1337], 0, run.c)
+    expected = run.engine.losses(torch.from_numpy(other.val.astype(np.int32))).mean().item()
+    assert row["val_loss"] == pytest.approx(expected, rel=1e-6) != pytest.approx(row["train_loss"], rel=1e-3)
+    assert row["train_loss"] == pytest.approx(run.engine.losses(run.text).mean().item(), rel=1e-6)
 
 
 def test_max_iters_0_evaluates_once(both_run):
