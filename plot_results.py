@@ -5,8 +5,8 @@ Reads results.csv and config.json of the folder and writes plot.png there.
 """
 import io
 import os
+import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +44,15 @@ LOSS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def find_log(folder: Path) -> RunLog | None:
-    """The log of the run in `folder`; None if it has no evaluation yet. Raises UserError if it is damaged."""
+    """The log of the run in `folder`; None if it has no evaluation yet, said if some part of it is there.
+
+    Raises UserError if it is damaged.
+    """
     if any((part / "results.csv").exists() for part in parts(folder)):
-        with suppress(NoEvaluation):
+        try:
             return read_run(folder)
+        except NoEvaluation as e:
+            print(f"left out: {e}", file=sys.stderr)
     return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from data import encode, rng
-from data.log import parts
+from data.log import parts, seeds_together
 from model import GPTConfig, flatten, forward, load_checkpoint, unflatten
 
 ROWS = 4096  # texts in one forward pass, of all seeds together
@@ -73,13 +73,11 @@ def open_model(out_dir: str, ckpt: str = "ckpt.pt", dataset: str = "") -> Traine
     if not Path(out_dir).is_dir():
         raise UserError(f"no folder {out_dir}; expected the out_dir of a run of train_with_eval.py")
     loaded = [load_checkpoint(folder / ckpt, dataset) for folder in parts(Path(out_dir))]
-    (first, cfg), seeds, iters = loaded[0], [], []
+    (first, cfg), iters = loaded[0], []
+    seeds = seeds_together(Path(out_dir), [part for part, _ in loaded])
     for part, _ in loaded:
-        seeds += part["seeds"]
         own = part["iter_num"]  # a number, or in a best checkpoint one for each seed
         iters += own if isinstance(own, list) else [own] * len(part["seeds"])
-    if len({(part["vocab"], other) for part, other in loaded}) > 1 or len(set(seeds)) < len(seeds):
-        raise UserError(f"{out_dir}: its rank_ folders are of different runs; put the right ones back")
     return Trained(torch.cat([flatten(part["model"], cfg) for part, _ in loaded]), cfg, first["vocab"], seeds,
                    iters, first["numbers"], first["held_out"])
 

@@ -7,16 +7,13 @@ Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.p
 """
 import math
 import os
-import platform
 import shlex
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
-from config import KEYS, Signals, UserError
+from config import Signals, UserError
 
 # isort: split
 import numpy as np
@@ -30,13 +27,13 @@ import eval_capitals
 from data import log
 from data.batches import Batches
 from data.files import Lock
-from engine.state import Progress, check_finite, fresh, keep_best, resume, save_best, save_kept, save_latest
-from model import count_parameters, seeds_of, shape_of
+from engine import state
+from engine.state import Progress
+from model import shape_of
 
 EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
-# without the first no run resumes
-RUN_FILES = ("ckpt.pt", "ckpt_best_*.pt", "ckpt_[0-9]*.pt", "results.csv", "config.json")
 LOOK_EVERY_S, SAVE_EVERY_S = 0.2, 30  # at the signals; between two checkpoints
+EXACT = 400_000  # characters times block_size up to which the loss is that of every window
 
 
 def learning_rate(it: int, c: dict) -> float:
@@ -56,6 +53,11 @@ def rates(first: int, n: int, c: dict) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64).float()
 
 
+def loss_stride(ids: np.ndarray, c: dict) -> int:
+    """The loss of a text is the mean over windows at every so many offsets: 1 is all of them."""
+    return -(-len(ids) * c["block_size"] // EXACT)
+
+
 def evaluate(model: engine.Engine, dataset: data.Dataset, seeds: list[int], iter_num: int, c: dict
              ) -> list[dict]:
     """The rows of results.csv at this iteration, a dict for each seed; empty what the data has not.
@@ -63,11 +65,12 @@ def evaluate(model: engine.Engine, dataset: data.Dataset, seeds: list[int], iter
     Raises UserError if a seed's loss or weights are not finite any more.
     """
     def mean_loss(ids):
-        return model.losses(torch.from_numpy(ids.astype(np.int32))).double().mean(1).numpy()
+        text = torch.from_numpy(ids.astype(np.int32))
+        return model.losses(text, loss_stride(ids, c)).double().mean(1).numpy()
 
     train_loss = mean_loss(dataset.train)
     val_loss = train_loss if np.array_equal(dataset.train, dataset.val) else mean_loss(dataset.val)
-    check_finite(model.state["params"], seeds, iter_num, train_loss, val_loss)
+    state.check_finite(model.state["params"], seeds, iter_num, train_loss, val_loss)
     rows = [dict.fromkeys(log.COLUMNS, "") | dict(iter=iter_num, seed=s, train_loss=a, val_loss=b)
             for s, a, b in zip(seeds, train_loss.tolist(), val_loss.tolist())]
     right, asked = 0, 0
@@ -121,57 +124,11 @@ def check_together(c: dict, dataset: data.Dataset) -> None:
     engine.check_memory(c, shape_of(c, len(dataset.vocab)))
 
 
-def run_files(folder: Path) -> list[Path]:
-    """What a run left in `folder`."""
-    return [path for pattern in RUN_FILES for path in folder.glob(pattern)]
-
-
-def refuse_other_ranks(folder: Path) -> None:
-    """Raises UserError if this process's `folder` lies in or about a run of another number of processes."""
-    top = folder.parent if ranks() else folder
-    own = {top / f"rank_{i}" for i in range(ranks())}
-    if {*log.parts(top)} - own - {top} or (ranks() and run_files(top)):
-        raise UserError(f"{top} holds a run of another number of processes; start as many, or go on with "
-                        f"each alone, --out_dir={log.parts(top)[0]}, or choose another --out_dir")
-
-
-def refuse_to_overwrite(c: dict, folder: Path) -> None:
-    """Raises UserError if `folder` holds a run and `overwrite` is not set."""
-    if run_files(folder) and not c["overwrite"]:
-        go_on = "go on with --init_from=resume, " if (folder / "ckpt.pt").exists() else ""
-        raise UserError(f"{folder} already holds a run ({run_files(folder)[0].name}); {go_on}"
-                        "replace it with --overwrite=True, or choose another --out_dir")
-
-
-def git_commit() -> str | None:
-    """The repository's commit, with '-dirty' if its files differ from it; None outside git, and in another
-    repository's folder."""
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True).stdout.strip()
-
-    here = Path(__file__).resolve().parent
-    if shutil.which("git") is None or git("rev-parse", "--show-toplevel") != here.as_posix():
-        return None
-    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-
-
-def notes(c: dict, dataset: data.Dataset) -> dict:
-    """What config.json holds of a run, `c` without 'auto's."""
-    settings = {name: c[name] for name in KEYS}
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return {"config": settings, "parameters": count_parameters(shape_of(c, len(dataset.vocab))),
-            "seeds": seeds_of(c), "tasks": dataset.tasks, "numbers": dataset.numbers,
-            "held_out": dataset.held_out, "data_sha256": dataset.sha256,
-            **data.references(dataset, c["block_size"]),
-            "device": engine.device_name(c["device"]), "threads": torch.get_num_threads(), "step": c["step"],
-            "versions": versions, "git_commit": git_commit()}
-
-
 def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, about: dict, signals: Signals
          ) -> int:
     """The training loop: evaluate, log and save at every eval_interval, update in between.
 
-    `about` is what every checkpoint holds. Returns the signal that ended it, or 0.
+    `about` is what `describe` says. Returns the signal that ended it, or 0.
     """
     folder, seeds, began = Path(c["out_dir"]), about["seeds"], time.perf_counter()
     saved, before, first, burst = -math.inf, began - at.elapsed_s, at.iter_num, 1  # saves before all else
@@ -180,29 +137,28 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
     with tqdm(total=c["max_iters"], initial=first, unit="it", dynamic_ncols=True,
               disable=not sys.stderr.isatty()) as bar:
         while True:
-            last = at.iter_num == c["max_iters"]
+            last, at.elapsed_s = at.iter_num == c["max_iters"], time.perf_counter() - before
             if c["keep_every"] and at.iter_num % c["keep_every"] == 0:
-                save_kept(folder, model.cfg, model.state, at, about)
+                state.save_kept(folder, model.cfg, model.state, at, about)
             if last or at.iter_num % c["eval_interval"] == 0:
                 if last or time.perf_counter() - saved > SAVE_EVERY_S:
-                    save_best(folder, model.cfg, at, about)
-                    save_latest(folder, model.cfg, model.state, at, about)
+                    state.save_best(folder, model.cfg, at, about)
+                    state.save_latest(folder, model.cfg, model.state, at, about)
                     saved = time.perf_counter()
                 at.rows = evaluate(model, dataset, seeds, at.iter_num, c)
                 at.elapsed_s = time.perf_counter() - before
                 logged = [row | {"elapsed_s": round(at.elapsed_s, 2)} for row in at.rows]
                 log.append(folder, logged)
                 log.to_wandb(c, logged)
-                at.best = keep_best(at.best, at.rows, model.state["params"])
+                at.best = state.keep_best(at.best, at.rows, model.state["params"])
                 bar.set_postfix_str(summary(at.rows))
                 if bar.disable:
                     spent = time.perf_counter() - began
                     print(plain_line(at, c, at.iter_num - first, spent), file=sys.stderr)
             if last or signals.caught:
-                at.elapsed_s = time.perf_counter() - before
-                save_best(folder, model.cfg, at, about)
+                state.save_best(folder, model.cfg, at, about)
                 if not last:
-                    save_latest(folder, model.cfg, model.state, at, about)
+                    state.save_latest(folder, model.cfg, model.state, at, about)
                 return 0 if last else signals.caught
             left = min(c["max_iters"] - at.iter_num, *(every - at.iter_num % every for every in
                                                        (c["eval_interval"], c["keep_every"]) if every))
@@ -219,38 +175,37 @@ def train(c: dict, given: dict) -> int:
     Returns the exit code: 0, or 128 + the signal that ended the run. Raises UserError.
     """
     folder = Path(c["out_dir"])
-    with Lock(folder) as lock, Signals() as signals, engine.out_of_memory(c):
+    with Lock(folder) as lock, Signals() as signals:
         engine.begin(c["seed"])
-        ckpt, at, state, rows = {}, Progress(), None, []
-        refuse_other_ranks(folder)
-        if c["init_from"] == "resume":
-            c, ckpt, at, state, rows = resume(given, folder)
+        state.refuse_other_ranks(folder)
+        ckpt, at, tensors, rows = {}, Progress(), None, []
+        if c["init_from"] == "resume" or c["init_from"] == "auto" and (folder / "ckpt.pt").exists():
+            c, ckpt, at, tensors, rows = state.resume(given if c["init_from"] == "resume" else c, folder)
         else:
-            refuse_to_overwrite(c, folder)
+            state.refuse_to_overwrite(c, folder)
         run, dataset = engine.resolve(c), data.load(c["dataset"])
         if ckpt and (ckpt["vocab"], ckpt.get("data_sha256")) != (dataset.vocab, dataset.sha256):
             raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} has now")
         check_together(run, dataset)
-        cfg = shape_of(c, len(dataset.vocab))
-        model = engine.make(run, cfg, state or fresh(cfg, seeds_of(c)),
-                            torch.from_numpy(dataset.train.astype(np.int32)))
-        about = notes(run, dataset)
-        log.start_wandb(c)
-        lock.begun = True
-        leftovers = [path for name in RUN_FILES for path in folder.glob(f".{name}.*.part")]
-        for path in leftovers + ([] if ckpt else run_files(folder)):
-            path.unlink()
-        log.start(folder, about, rows)
-        print(f"{folder}: {about['parameters']:,} parameters, {c['num_seeds']} seed(s) from {c['seed']}, "
-              f"{run['device']} ({about['device']}), {run['dtype']}, step: {run['step']}")
-        computed = {name: run[name] for name in ("device", "dtype", "step")}
-        if ckpt and ckpt["computed"] != computed:
-            print(f"it was computed by {', '.join(ckpt['computed'].values())} up to iteration {at.iter_num}: "
-                  "it goes on equal to rounding" + ", with other random numbers" * (c["dropout"] > 0))
-        kept = {"config": c, "seeds": seeds_of(c), "vocab": dataset.vocab, "tasks": list(dataset.tasks),
-                "numbers": dataset.numbers, "held_out": dataset.held_out, "data_sha256": dataset.sha256,
-                "computed": computed}
-        caught = loop(run, model, dataset, at, kept, signals)
+        about = state.describe(c, run, dataset, ckpt)
+        with engine.out_of_memory(run):
+            cfg = shape_of(c, len(dataset.vocab))
+            model = engine.make(run, cfg, tensors or state.fresh(cfg, about["seeds"]),
+                                torch.from_numpy(dataset.train.astype(np.int32)))
+            log.start_wandb(c)
+            lock.begun = True
+            state.clear(folder, everything=not ckpt)
+            log.start(folder, about, rows)
+            print(f"{folder}: {about['parameters']:,} parameters, {c['num_seeds']} seed(s) from {c['seed']}, "
+                  f"{run['device']} ({about['device']}), {run['dtype']}, step: {run['step']}")
+            if ckpt and ckpt["computed"] != about["computed"]:
+                print(f"it was computed by {', '.join(ckpt['computed'].values())} up to iteration "
+                      f"{at.iter_num}: it goes on equal to rounding"
+                      + ", with other random numbers" * (c["dropout"] > 0))
+            if (stride := loss_stride(dataset.train, c)) > 1:
+                print(f"data/{dataset.name} is long: the loss is the mean over one window in {stride}")
+            caught = loop(run, model, dataset, at, about, signals)
+            log.finish_wandb(c)
     if caught:
         script, out = (shlex.quote(os.path.relpath(path)) for path in (__file__, folder))
         print(f"stopped at iteration {at.iter_num}; go on with:\npython {script} --init_from=resume "
@@ -258,16 +213,11 @@ def train(c: dict, given: dict) -> int:
     return 128 + caught if caught else 0
 
 
-def ranks() -> int:
-    """The number of processes that torchrun started, or 0 without it."""
-    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
-
-
 def share(c: dict) -> dict:
     """What is this rank's own of a run under torchrun: its seeds, its folder in out_dir; {} without it."""
-    if not ranks():
+    if not state.ranks():
         return {}
-    rank, size, n = int(os.environ["RANK"]), ranks(), c["num_seeds"]
+    rank, size, n = int(os.environ["RANK"]), state.ranks(), c["num_seeds"]
     if size > n:
         raise UserError(f"{size} processes for num_seeds = {n}: a seed trains in one process; expected at "
                         f"most {n} of them, or more seeds")
@@ -278,11 +228,11 @@ def share(c: dict) -> dict:
 def main(argv: list[str]) -> int:
     """Train as the command line says, this process's share of the seeds."""
     c, given = config.read(argv, __doc__)
-    if c["init_from"] == "resume" and "num_seeds" not in given and ranks():
-        c["num_seeds"] = ranks()
+    if c["init_from"] == "resume" and "num_seeds" not in given and state.ranks():
+        c["num_seeds"] = sum(len(log.read_notes(folder / "config.json")["seeds"])
+                             for folder in log.parts(Path(c["out_dir"])))
     own = share(c)
-    given |= {name: own[name] for name in own if name == "out_dir" or "num_seeds" in given}
-    return train(c | own, given)
+    return train(c | own, given | {name: own[name] for name in own if name in given or name == "out_dir"})
 
 
 if __name__ == "__main__":

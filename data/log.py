@@ -2,7 +2,6 @@
 
 results.csv has a row for each evaluation and seed. What a dataset has no prompts for is empty there, never 0.
 """
-import csv
 import json
 import os
 import re
@@ -43,7 +42,7 @@ class RunLog:
 
 
 class NoEvaluation(UserError):
-    """A run that has only begun: its log has no evaluation of all seeds yet."""
+    """A run that has only begun: a part of it is not there, or its log has no evaluation of all seeds yet."""
 
 
 def start(folder: Path, notes: dict, rows: list[dict]) -> None:
@@ -67,9 +66,10 @@ def reading(source: Path | str):
     try:
         yield
     except OSError as e:
-        raise UserError(f"{source}: {e.strerror}; expected the config.json and results.csv that "
-                        "train_with_eval.py leaves in its out_dir") from None
-    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError, csv.Error) as e:
+        kind = NoEvaluation if isinstance(e, FileNotFoundError) else UserError
+        raise kind(f"{source}: {e.strerror}; expected the config.json and results.csv that "
+                   "train_with_eval.py leaves in its out_dir") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
         why = f"it lacks {e}" if isinstance(e, KeyError) else e
         raise UserError(f"{source}: damaged, {why}; restore the file or train the run again") from None
 
@@ -100,6 +100,8 @@ def read_rows(path: Path, seeds: list[int], tasks: list[str]) -> list[dict]:
             raise ValueError(f"its first line is not the header {','.join(COLUMNS)}")
     asked = {"iter", "seed", "train", "val", "elapsed", *tasks, *["combined"] * bool(tasks)}
     asked |= {kind for task in tasks for kind in SCORES[task]}  # columns whose names begin so are never empty
+    others = [name for name in CELLS if name.split("_")[0] not in asked]  # empty, but of arithmetic heldout_*
+    others = [name for name in others if "math" not in tasks or "heldout" not in name]
     rows = {}
     for number, line in enumerate(lines, start=2):
         values, source = line.split(","), f"{path}, line {number}"
@@ -109,6 +111,8 @@ def read_rows(path: Path, seeds: list[int], tasks: list[str]) -> list[dict]:
             row = {name: "" if not text and name.split("_")[0] not in asked else
                    config.check(name, config.from_text(text, key), key, source)
                    for (name, key), text in zip(CELLS.items(), values)}
+            if any(row[name] != "" for name in others):
+                raise ValueError("it has scores that the run's data do not ask for: it is of another run")
             if row["seed"] not in seeds:
                 raise ValueError(f"seed {row['seed']} is none of config.json's, so that is of another run")
             if rows.setdefault((row["iter"], row["seed"]), row) is not row:
@@ -121,9 +125,33 @@ def read_rows(path: Path, seeds: list[int], tasks: list[str]) -> list[dict]:
 
 
 def parts(folder: Path) -> list[Path]:
-    """The folders that a run lies in: its own, or the rank_0/, rank_1/, ... in it of a run under torchrun."""
-    ranks = [path for path in folder.glob("rank_*") if re.fullmatch("rank_[0-9]+", path.name)]
+    """The folders that a run lies in: its own, or the rank_0/, rank_1/, ... in it of a run under torchrun,
+    without those of ranks that have not begun."""
+    ranks = [path for path in folder.glob("rank_*") if re.fullmatch("rank_[0-9]+", path.name)
+             and any(file.name != "lock" for file in path.iterdir())]
     return sorted(ranks, key=lambda path: int(path.name[5:])) or [folder]
+
+
+def seeds_together(folder: Path, about: list[dict]) -> list[int]:
+    """The seeds of all `parts` of a run, by the config.json or the checkpoint of each.
+
+    Raises NoEvaluation if the folder of a rank is not there, UserError if they are of different runs.
+    """
+    there = parts(folder)
+    with reading(folder):
+        ranks = max(config.check("ranks", part.get("ranks", 1), config.KEYS["num_seeds"], "config.json")
+                    for part in about)
+        missing = {f"rank_{i}" for i in range(ranks)} - {path.name for path in there}
+        if missing and ranks > 1 and there != [folder]:
+            raise NoEvaluation(f"{folder}: of its {ranks} rank folders {', '.join(sorted(missing))} is not "
+                               "there; wait until it has begun, or put it back")
+        seeds = [seed for part in about for seed in part["seeds"]]
+        same = [[part.get(k) for k in ("vocab", "model_args", "tasks", "held_out", "data_sha256")] +
+                [part["config"].get(k) for k in config.KEYS if k not in OWN]
+                for part in about if len(about) > 1]
+    if len(set(seeds)) < len(seeds) or same != same[:1] * len(same):
+        raise UserError(f"{folder}: its rank folders are of different runs; remove those that do not belong")
+    return seeds
 
 
 def read_part(folder: Path) -> tuple[dict, set[int], dict]:
@@ -143,11 +171,7 @@ def read_run(folder: Path) -> RunLog:
     Raises UserError for what is missing or damaged, NoEvaluation if there is no evaluation yet.
     """
     notes, complete, row_of = zip(*map(read_part, parts(folder)))
-    seeds, iters = [seed for part in notes for seed in part["seeds"]], sorted(set.intersection(*complete))
-    same = [[part[k] for k in ("tasks", "held_out", "data_sha256")] +
-            [part["config"].get(k) for k in config.KEYS if k not in OWN] for part in notes]
-    if len(set(seeds)) < len(seeds) or same != same[:1] * len(same):
-        raise UserError(f"{folder}: its rank folders are of different runs; remove those that do not belong")
+    seeds, iters = seeds_together(folder, notes), sorted(set.intersection(*complete))
     if not iters:
         raise NoEvaluation(f"{folder}: no complete evaluation; expected a line in results.csv for each of "
                            f"{len(seeds)} seeds; wait, or train the run further")
@@ -181,3 +205,10 @@ def to_wandb(c: dict, rows: list[dict]) -> None:
         if 1 < len(rows) <= 10:
             values |= {f"seed_{row['seed']}/{k}": row[k] for row in rows for k in names}
         wandb.log(values, step=rows[0]["iter"])
+
+
+def finish_wandb(c: dict) -> None:
+    """End the run that `start_wandb` began, so that the next one of this process is a run of its own."""
+    if c["wandb_log"]:
+        import wandb
+        wandb.finish()

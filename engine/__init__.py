@@ -35,8 +35,9 @@ class Engine(Protocol):
         """Make n updates and return when they are done: `batches` (n, S, B) int32, offsets of windows in the
         text; `rates` (n, 3): learning rate and Adam's bias corrections 1 - beta1^t, sqrt(1 - beta2^t)."""
 
-    def losses(self, text: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy, in nats per character, of each window of a text of int32 ids: (S, windows)."""
+    def losses(self, text: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        """Cross-entropy, in nats per character, of the windows of a text of int32 ids at offsets 0, stride,
+        2 stride ...: (S, windows)."""
 
     def logits(self, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """Of texts (S, B, T), T <= block_size, the logits (S, B, vocab_size) at position `last` (S, B)."""

@@ -83,10 +83,10 @@ class Fused:
                        c["batch_size"], real(c["beta1"]), real(c["beta2"]), real(c["grad_clip"]),
                        len(batches), self.threads, at(self.scratch))
 
-    def losses(self, text: torch.Tensor) -> torch.Tensor:
+    def losses(self, text: torch.Tensor, stride: int = 1) -> torch.Tensor:
         """See Engine."""
-        out = torch.empty(self.seeds, len(text) - self.cfg.block_size)
-        self.lib.losses(at(self.state["params"]), at(text), out.shape[1], self.seeds, self.threads,
+        out = torch.empty(self.seeds, len(range(0, len(text) - self.cfg.block_size, stride)))
+        self.lib.losses(at(self.state["params"]), at(text), stride, out.shape[1], self.seeds, self.threads,
                         at(self.scratch), at(out))
         return out
 

@@ -119,13 +119,13 @@ class PyTorch:
             torch.cuda.synchronize()
 
     @torch.no_grad()
-    def losses(self, text: torch.Tensor) -> torch.Tensor:
+    def losses(self, text: torch.Tensor, stride: int = 1) -> torch.Tensor:
         """See Engine."""
         S, B = self.offsets.shape
-        text, n, chunks = text.to(self.device), len(text) - self.cfg.block_size, []
+        text, n, chunks = text.to(self.device), len(range(0, len(text) - self.cfg.block_size, stride)), []
         for i in range(0, n, B):
             offsets = torch.arange(i, i + B, dtype=torch.int32, device=self.device).clamp(max=n - 1)
-            window = take(text, offsets.expand(S, B), self.cfg.block_size)
+            window = take(text, offsets.expand(S, B) * stride, self.cfg.block_size)
             chunks.append(self.window_losses(self.state["params"], window, self.cfg, self.dtype).float())
         return torch.cat(chunks, 1)[:, :n].cpu()
 

@@ -527,9 +527,10 @@ void train(float* params, float* exp_avg, float* exp_avg_sq, const int32_t* text
     });
 }
 
-// The mean loss (seeds, n) of each window of `text` at offsets 0 .. n - 1.
-void losses(const float* params, const int32_t* text, int n, int seeds, int threads, void* scratch, float* out) {
-    each_tile(params, text, 0, 1, n, seeds, threads, scratch, [&](Tile& tile, int s, int first, int left) {
+// The mean loss (seeds, n) of each window of `text` at offsets 0, stride .. (n - 1) * stride.
+void losses(const float* params, const int32_t* text, int stride, int n, int seeds, int threads, void* scratch,
+            float* out) {
+    each_tile(params, text, 0, stride, n, seeds, threads, scratch, [&](Tile& tile, int s, int first, int left) {
         float loss[TILE];
         tile.losses(loss);
         memcpy(out + int64_t(s) * n + first, loss, sizeof(float) * left);

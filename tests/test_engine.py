@@ -320,7 +320,7 @@ def test_a_run_moves_to_a_machine_without_a_compiler_and_back(monkeypatch, tmp_p
     for iters, compiler, step in ((40, "no-such-compiler", "eager"), (60, "", "fused")):
         monkeypatch.setenv("CXX", compiler)
         resume(folder, f"--max_iters={iters}")
-        assert json.loads((folder / "config.json").read_text())["step"] == step
+        assert json.loads((folder / "config.json").read_text())["computed"]["step"] == step
         lines = [line for line in capsys.readouterr().out.splitlines() if "equal to rounding" in line]
         assert len(lines) == 1 and f"up to iteration {iters - 20}" in lines[0]
     torch.testing.assert_close(weights(folder), weights(stays), rtol=1e-2, atol=1e-3)

@@ -342,10 +342,39 @@ def test_resuming_on_another_text_of_the_same_characters_is_refused(math_run, da
 
 
 def test_a_log_that_is_not_the_run_s_is_refused_before_anything_is_written(tmp_path):
-    folder = train(tmp_path / "run")
-    text = (folder / "results.csv").read_bytes()
-    (folder / "results.csv").write_bytes(text.replace(b"\n10,1337", b"\n10,7"))
+    """One with another seed, or of the same seed on other data."""
+    folder, table = train(tmp_path / "run"), tmp_path / "run" / "results.csv"
+    own = table.read_bytes()
+    spoilt = {"line 3: .*seed 7 is none of": own.replace(b"\n10,1337", b"\n10,7")}
+    for says, *how, run in (("line 2: add_correct", "facts_mini_14"), ("line 2: ", "both_mini_14"),
+                            ("it lacks what .*ckpt.pt has", "--dataset=as_math_3-8", "math_mini_14")):
+        spoilt[says] = (train(tmp_path / run, *how, run=run) / "results.csv").read_bytes()
+    for says, other in spoilt.items():
+        table.write_bytes(other)
+        before = contents(folder)
+        with pytest.raises(UserError, match=f"results.csv.*{says}"):
+            resume(folder, "--max_iters=30")
+        assert contents(folder) == before
+    table.write_bytes(own)
+    resume(folder, "--max_iters=30")
+    assert same(folder, train(tmp_path / "reference", "--max_iters=30"))
+
+
+def test_the_same_command_again_goes_on_or_starts(tmp_path):
+    """--init_from=auto, for schedulers: where nothing is, after a kill as it began, and at the end."""
+    folder, args = tmp_path / "run", ["--init_from=auto", "--dropout=0.1", "--max_iters=30"]
+    reference = train(tmp_path / "reference", *args[1:])
+    child = spawn(folder, args, first=lambda: limit_files(20_000))
+    child.join()
+    assert child.exitcode == 2 and {*contents(folder)} == {"config.json", "results.csv", "lock"}
+    assert same(train(folder, *args), reference)
+    train(folder, *args, "--max_iters=40")
+    assert same(train(folder, *args, "--max_iters=40"), train(tmp_path / "longer", *args, "--max_iters=40"))
     before = contents(folder)
-    with pytest.raises(UserError, match="results.csv, line 3: .*seed 7 is none of"):
-        resume(folder, "--max_iters=30")
-    assert contents(folder) == before
+    for other in ("--n_embd=28", "--seed=1", "--num_seeds=2", "--batch_size=64"):
+        with pytest.raises(UserError, match=f"{other[2:].split('=')[0]} = .* differs from the run's"):
+            train(folder, *args, "--max_iters=40", other)
+    (folder / "ckpt.pt").unlink()
+    with pytest.raises(UserError, match="already holds a run .ckpt_best_math.pt.; replace it"):
+        train(folder, *args)
+    assert contents(folder) == {name: text for name, text in before.items() if name != "ckpt.pt"}

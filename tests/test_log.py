@@ -94,6 +94,13 @@ def test_the_folders_of_several_processes_are_one_run(tmp_path):
     write_run(tmp_path / "same" / "rank_1", seeds=range(1))
     with pytest.raises(UserError, match="of different runs"):
         log.read_run(tmp_path / "same")
+    write_run(tmp_path / "lost" / "rank_0", seeds=range(2), ranks=2)
+    for _ in range(2):
+        with pytest.raises(log.NoEvaluation, match="of its 2 rank folders rank_1 is not there"):
+            log.read_run(tmp_path / "lost")
+        (tmp_path / "lost" / "rank_1").mkdir(exist_ok=True)
+        (tmp_path / "lost" / "rank_1" / "lock").touch()  # it just begins
+    assert log.read_run(tmp_path / "lost" / "rank_0").notes["seeds"] == SEEDS[:2]
 
 
 BAD_LOGS = {  # how the log is spoilt: what the error must name
@@ -104,6 +111,8 @@ BAD_LOGS = {  # how the log is spoilt: what the error must name
     "no header": (lambda lines: lines[1:], "header iter,seed"),
     "a column less": (lambda lines: [line.rsplit(",", 2)[0] for line in lines], "header"),
     "nothing": (lambda lines: [], "header"),
+    "of other data": (lambda lines: [lines[0]] + [line.replace(",,,,", ",3,5,0.6,") for line in lines[1:]],
+                      "line 2: .*do not ask for"),
     "more right than asked": (lambda lines: lines[:5] + [lines[5].replace(",60,100", ",60,50")] + lines[6:],
                               "line 6: .*add_correct = 60 of add_total = 50"),
 }

@@ -141,6 +141,7 @@ def wandb(monkeypatch):
     module.runs, module.logged, module.Error = [], [], type("Error", (Exception,), {})
     module.init = lambda **how: module.runs.append(how)
     module.log = lambda values, step: module.logged.append((step, values))
+    module.finish = lambda: module.runs.append("finished")
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
@@ -148,7 +149,8 @@ def wandb(monkeypatch):
 def test_wandb_gets_every_evaluation(wandb, tmp_path):
     """The mean over seeds under the log's own names, and each seed's; nothing for what the data has not."""
     folder = train(tmp_path / "run", "--num_seeds=2", "--wandb_log", "--wandb_project=p")
-    how, = wandb.runs
+    how, end = wandb.runs
+    assert end == "finished"
     assert (how["project"], how["name"]) == ("p", "run") and how["config"]["num_seeds"] == 2
     rows = log(folder)
     assert [step for step, _ in wandb.logged] == [0, 10, 20]

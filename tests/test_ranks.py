@@ -81,9 +81,14 @@ def test_torchrun_resumes_and_refuses_what_is_not_its_own(two):
         resume(two)
     err = torchrun("--init_from=resume", "--max_iters=30", f"--out_dir={two}", processes=1).communicate()[1]
     assert "holds a run of another number of processes" in err and log(two / "rank_0") == before
-    done = torchrun("--init_from=resume", "--max_iters=40", f"--out_dir={two}")
-    assert done.communicate() and done.returncode == 0
-    assert read_run(two).iters.tolist() == [0, 10, 20, 30, 40]
+    for end, how in ((40, ["--init_from=resume", "--seed=1337"]), (50, [*RUN, "--init_from=auto"])):
+        done = torchrun(*how, f"--max_iters={end}", f"--out_dir={two}")
+        assert done.communicate() and done.returncode == 0
+        assert read_run(two).iters.tolist() == list(range(0, end + 1, 10))
+    (two / "rank_1").rename(two / "lost")
+    for main, key in ((sample.main, "out_dir"), (plot_results.main, "model_folder")):
+        with pytest.raises(UserError, match="of its 2 rank folders rank_1 is not there"):
+            main([f"--{key}={two}"])
 
 
 def test_more_processes_than_seeds_are_refused_with_the_reason(tmp_path):

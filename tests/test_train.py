@@ -1,6 +1,7 @@
 """The training loop: what it computes, what it leaves, and that nothing but the config decides a result."""
 import dataclasses
 import json
+import subprocess
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ import eval_as_math
 from config import UserError
 from data.batches import BLOCK, Batches, draw_block
 from data.log import COLUMNS
-from engine import pytorch
+from engine import pytorch, state
 from engine.state import Progress, keep_best, load_latest
 from helpers import contents, log, resume, same, settings, spawn, start, train, weights
 from model import init_weights, load_checkpoint
@@ -126,7 +127,9 @@ def test_config_json_says_what_ran(math_run):
     assert notes["parameters"] == 1456 and notes["seeds"] == [1337, 1338] and notes["held_out"] == [[5, 7]]
     assert (round(notes["loss_floor"], 3), round(notes["rule_loss"], 3)) == (0.531, 0.767)
     c = notes["config"]
-    assert (c["device"], c["dtype"], c["compile"], c["max_iters"]) == ("cpu", "float32", False, 20)
+    assert (c["device"], c["dtype"], c["compile"], c["max_iters"]) == ("cpu", "auto", False, 20)
+    assert notes["computed"] == {"device": "cpu", "dtype": "float32", "step": "eager"}
+    assert (notes["ranks"], notes["before"]) == (1, [])
     assert len(notes["data_sha256"]) == 64 and notes["versions"]["torch"] == torch.__version__
 
 
@@ -244,11 +247,51 @@ def test_an_existing_run_is_refused_and_left_alone(math_run):
 
 
 def test_overwrite_replaces_a_run(tmp_path):
-    """Nothing of the old run stays, its rows and its best checkpoints neither."""
-    folder = train(tmp_path / "run", "--max_iters=0", run="both_mini_14")
+    """Nothing of the old run stays: no row of it, none of its best checkpoints, no picture."""
+    folder = train(tmp_path / "run", "--max_iters=0", "--keep_every=1", run="both_mini_14")
+    (folder / "plot.png").touch()
     train(folder, "--overwrite=True", "--max_iters=0")
     assert [row["facts_acc"] for row in log(folder)] == [""]
-    assert {p.name for p in folder.glob("*.pt")} == {"ckpt.pt", "ckpt_best_math.pt"}
+    assert {*contents(folder)} == {"ckpt.pt", "ckpt_best_math.pt", "config.json", "results.csv", "lock"}
+
+
+def test_config_json_keeps_what_computed_a_run_before(tmp_path, monkeypatch):
+    """Of each stretch on another machine or commit; and the time goes on, from where the checkpoint was."""
+    folder = tmp_path / "run"
+    for commit, end in (("a", 0), ("b", 20), ("b", 30), ("c", 40)):
+        monkeypatch.setattr(state, "git_commit", lambda commit=commit: commit)
+        train(folder, f"--max_iters={end}", "--init_from=auto")
+    notes = json.loads((folder / "config.json").read_text())
+    assert [(one["until"], one["git_commit"]) for one in notes["before"]] == [(0, "a"), (30, "b")]
+    assert notes["git_commit"] == "c" and notes["before"][0]["computed"] == notes["computed"]
+
+
+def test_the_time_of_a_resumed_run_goes_on(tmp_path, monkeypatch):
+    """From what was spent until its checkpoint, not until the evaluation before."""
+    slow = pytorch.PyTorch.train
+    monkeypatch.setattr(pytorch.PyTorch, "train", lambda *args: (slow(*args), time.sleep(0.02)))
+    folder = train(tmp_path / "run", "--max_iters=20", "--batch_size=8")
+    spent = load_checkpoint(folder / "ckpt.pt")[0]["elapsed_s"]
+    times = [float(line.split(",")[-1]) for line in (folder / "results.csv").read_text().splitlines()[1:]]
+    assert times[1] + 0.1 < spent <= times[2]
+    resume(folder)
+    assert float((folder / "results.csv").read_text().splitlines()[-1].split(",")[-1]) >= round(spent, 2)
+
+
+def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
+    """None in a folder of another one, and outside any."""
+    def git(*args: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *args], cwd=tmp_path, check=True,
+                       capture_output=True)
+
+    (tmp_path / "ours").mkdir()
+    monkeypatch.setattr(state, "ROOT", tmp_path)
+    assert state.git_commit() is None
+    git("init")
+    git("commit", "--allow-empty", "--message=x")
+    assert len(state.git_commit()) == 40
+    monkeypatch.setattr(state, "ROOT", tmp_path / "ours")
+    assert state.git_commit() is None
 
 
 @pytest.mark.parametrize("args, message", [
