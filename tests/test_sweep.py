@@ -72,11 +72,11 @@ def test_a_study_is_trained_drawn_and_then_skipped(study, capsys):
     wide, written = rows_of(folders[1]), (folders[0] / "results.csv").stat().st_mtime_ns
     assert len(wide) == 3 and "| n_embd_4 |" in (study.parent / "two.md").read_text()
     header, *lines = (folders[1] / "results.csv").read_text().splitlines(keepends=True)
-    (folders[1] / "results.csv").write_text(header + lines[0])
+    (folders[1] / "results.csv").write_text(header + "".join(lines[:2]))
     (folders[1] / "ckpt.pt").rename(study.parent / "ckpt.pt")
     with pytest.raises(config.UserError, match="n_embd_6 already holds a run"):
         run(study)
-    assert "1 seed(s)  begun, at 0" in capsys.readouterr().out
+    assert "1 seed(s)  begun, at 2" in capsys.readouterr().out
     (study.parent / "ckpt.pt").rename(folders[1] / "ckpt.pt")
     assert run(study) == 0 and "2 seed(s)  done" in capsys.readouterr().out
     (folders[1] / "ckpt.pt").unlink()
