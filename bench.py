@@ -34,9 +34,10 @@ import train_with_eval as trainer
 from config import Key, UserError
 from data.batches import Batches
 from data.files import replace_file
+from engine import step_flops
 from engine.pytorch import autocast
 from engine.state import fresh
-from model import GPTConfig, Params, init_weights, seeds_of, shape_of, shapes, unflatten
+from model import GPTConfig, Params, init_weights, seeds_of, shape_of, unflatten
 
 try:
     import resource
@@ -234,20 +235,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
         rates.append(2 * n ** 3 / median_seconds(lambda a=a, b=b: (a @ b)[0, 0].item(), 0.3))
     return max(rates)
-
-
-def step_flops(cfg: GPTConfig, seeds: int, batch_size: int, offsets: int, fused: bool) -> float:
-    """Floating-point operations of the products in an iteration, batches being drawn from so many offsets.
-
-    For each token 6 a weight of a matrix (forward 2, backward 4) and 12 n_layer n_embd T for attention; the
-    embedding is a product too, 4 a weight. The `fused` step looks it up instead, attends to the past alone,
-    and computes a window once that a batch holds several times: so many distinct ones are expected.
-    """
-    n, T, table = cfg.n_embd, cfg.block_size, cfg.vocab_size * cfg.n_embd
-    matrices = table + sum(math.prod(s) for name, s in shapes(cfg).items() if ".h." in name and len(s) == 2)
-    windows = offsets * (1 - (1 - 1 / offsets) ** batch_size) if fused else batch_size
-    context, embedding = ((T + 1) / 2, 0) if fused else (T, 4 * table)
-    return seeds * windows * T * (6 * matrices + 12 * cfg.n_layer * n * context + embedding)
 
 
 def peak_mib(device: torch.device) -> float | None:

@@ -20,9 +20,9 @@ import torch
 from config import UserError
 from data.batches import BLOCK
 from engine import fused, pytorch
-from model import GPTConfig, shapes
+from model import GPTConfig, count_parameters, shape_of, shapes
 
-COMPILE_FROM = {"fused": 500, "compiled": 3000}  # iterations from which it pays; the latter is a guess
+MINUTE = 60  # seconds; what the C++ step finishes within them stays on the CPU, though there is a GPU
 
 
 class Engine(Protocol):
@@ -71,36 +71,75 @@ def lacks_for_compiling() -> str:
     return "" if header.exists() else "Python's headers; install python3-dev"
 
 
+def step_flops(cfg: GPTConfig, seeds: int, batch_size: int, offsets: int, fused: bool) -> float:
+    """Floating-point operations of the products in an iteration, batches being drawn from so many offsets.
+
+    For each token 6 a weight of a matrix (forward 2, backward 4) and 12 n_layer n_embd T for attention; the
+    embedding is a product too, 4 a weight. The `fused` step looks it up instead, attends to the past alone,
+    and computes a window once that a batch holds several times: so many distinct ones are expected.
+    """
+    n, T, table = cfg.n_embd, cfg.block_size, cfg.vocab_size * cfg.n_embd
+    matrices = table + sum(math.prod(s) for name, s in shapes(cfg).items() if ".h." in name and len(s) == 2)
+    windows = offsets * (1 - (1 - 1 / offsets) ** batch_size) if fused else batch_size
+    context, embedding = ((T + 1) / 2, 0) if fused else (T, 4 * table)
+    return seeds * windows * T * (6 * matrices + 12 * cfg.n_layer * n * context + embedding)
+
+
+def seconds(c: dict, device: str, step: str) -> float:
+    """About how long a run takes in that way, to choose by: a start, and its operations at a measured rate.
+
+    The rates are a core's of an AMD EPYC with AVX-512, where PyTorch's grows with the width and passes that
+    of the C++ step at about a million parameters; and an H100's with torch 2.11: there torch.compile takes
+    18 s for one layer and 48 s for six, cold, and no iteration less than 0.2 ms.
+    """
+    cfg, cores = shape_of(c, 32), torch.get_num_threads()  # a vocabulary like any: the text is not read yet
+    flops = step_flops(cfg, c["num_seeds"], c["batch_size"], 1, False)
+    gpu, growth = 1.3e14 if c["dtype"] == "bfloat16" else 1e12, (count_parameters(cfg) / 1e6) ** 0.5
+    start, least, rate = {"cpu fused": (2, 0, 1e11 * cores), "cpu eager": (0, 1e-3, 1e11 * cores * growth),
+                          "cuda compiled": (12 + 6 * c["n_layer"], 2e-4, gpu),
+                          "cuda eager": (3, 3e-4, gpu / 1.5)}[f"{device} {step}"]
+    return start + c["max_iters"] * max(least, flops / rate)
+
+
 def resolve(c: dict) -> dict:
     """`c` with device, dtype and compile decided for this machine, and `step`: fused, compiled or eager.
 
     Says what it chose where a user would wonder. Raises UserError for what this machine has not.
     """
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    device = c["device"] if c["device"] != "auto" else "cuda" if have["cuda"] else "cpu"
+    device, dtype, narrow = c["device"], c["dtype"], c["dropout"] == 0 and c["dtype"] != "bfloat16"
+    if device == "auto":
+        device = "cuda" if have["cuda"] else "cpu"
+        fast = narrow and c["compile"] and fused.compiler() and seconds(c, "cpu", "fused") < MINUTE
+        if device == "cuda" and fast:
+            device = "cpu"
+            print("training on the CPU, within about a minute; --device=cuda chooses the GPU")
+        elif device == "cpu" and torch.version.cuda and shutil.which("nvidia-smi"):
+            print("warning: a GPU that this PyTorch cannot use (an old driver?): training on the CPU")
     if not have[device]:
         raise UserError(f"--device={device}: there is none here; expected one of "
                         + ", ".join(k for k, v in have.items() if v))
-    if device == "cpu" and c["device"] == "auto" and torch.version.cuda and shutil.which("nvidia-smi"):
-        print("warning: there is a GPU that this PyTorch cannot use (an old driver?): training on the CPU")
-    dtype = c["dtype"]
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" and c["n_layer"] > 1 else "float32"
     if device == "cpu" and dtype == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
         print("warning: this processor has no bfloat16 instructions: float32 would be many times faster")
     if device == "cuda":
         step, lacking = "compiled", lacks_for_compiling()
-    elif device == "cpu" and dtype == "float32" and c["dropout"] == 0:
+    elif device == "cpu" and narrow:
         step, lacking = "fused", "" if fused.compiler() else "a C++ compiler; install g++ or clang++"
     else:  # torch.compile gains nothing there
         step, lacking = "eager", "what to compile: on a CPU it is float32 without dropout"
     if c["compile"] is True and lacking:
         raise UserError(f"--compile=True lacks {lacking}, or leave --compile=auto")
-    worth = c["max_iters"] >= COMPILE_FROM.get(step, math.inf)
-    if c["compile"] == "auto" and worth and lacking:
-        print(f"training without compilation, which is slower by far: it lacks {lacking}")
-    compiled = c["compile"] is True or (c["compile"] == "auto" and worth and not lacking)
-    return c | {"device": device, "dtype": dtype, "compile": compiled, "step": step if compiled else "eager"}
+    c = c | {"device": device, "dtype": dtype}
+    if c["compile"] == "auto":
+        pays = step != "eager" and seconds(c, device, step) < seconds(c, device, "eager")
+        if pays and lacking:
+            print(f"training without compilation, which is slower by far: it lacks {lacking}")
+        elif device == "cuda" and not pays:
+            print("training without compilation, which would not pay in so short a run, or --compile=True")
+        c["compile"] = pays and not lacking
+    return c | {"step": step if c["compile"] else "eager"}
 
 
 def make(c: dict, cfg: GPTConfig, state: dict[str, torch.Tensor], text: torch.Tensor) -> Engine:
