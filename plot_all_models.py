@@ -78,9 +78,10 @@ COPIES = {  # straw men, by the seen equations whose answers they give to a held
     "copies the nearest": lambda a, b: [(a - 1, b), (a + 1, b), (a, b - 1), (a, b + 1)],
     "copies the diagonal": lambda a, b: [(a, a), (b, b)]}
 USES = {  # curves: test, how many columns of OFF, colour, style
-    "seen": ("seen", 1, plots.GREY, ":"), "held-out": ("held-out", 1, "#771166", "-"),
-    "neighbours' mean": ("line", 1, "#0072B2", "-"), "the same within 1": ("line", 2, "#0072B2", "--"),
-    "control: others' mean": ("control", 1, "#E69F00", "-")}
+    "seen": ("seen", 1, plots.SEEN, "-"), "held-out": ("held-out", 1, plots.HELDOUT, "-"),
+    "line: a digit as its neighbours' mean": ("line", 1, "black", "-"),
+    "line, off by 1 at most": ("line", 2, "black", "--"),
+    "control: as two others' mean": ("control", 1, plots.GREY, ":")}
 INSIDE_NOTES = f"""\
 Asked greedily, at the last iteration unless another is named. Percent of answers, the mean over seeds with a
 95% interval ({RESAMPLES:,} bootstrap draws of seeds). *nearest*: answers that are those of the four equations
@@ -331,6 +332,8 @@ def read_answers(folder: Path) -> dict[str, list[dict]]:
                 row |= {"iter": int(row["iter"]), "off": [float(row[k]) for k in OFF], "equal": [
                     np.mean([float(z) in copied(name, a, op, b) for a, op, b, z in said]) for name in COPIES
                 ] if said else []}
+            if {row["test"] for row in found[path.stem]} != {test for test, *_ in USES.values()}:
+                raise ValueError("it lacks a test")
     return found
 
 
@@ -386,7 +389,7 @@ def draw_uses(ax: Axes, groups: dict[int, list[dict]], title: str, xlabel: str) 
         ax.fill_between([*groups], *zip(*map(stats.bootstrap, values)), color=color, alpha=0.15, linewidth=0)
         ax.plot([*groups], [one.mean() for one in values], color=color, linestyle=style, label=label,
                 marker="." if len(groups) < 20 else "", linewidth=1.4)
-    ax.set(xscale="log", ylim=(-3, 103), ylabel="% of answers right", xlabel=xlabel)
+    ax.set(xscale="log", ylim=(-3, 103), ylabel="% right", xlabel=xlabel)
     ax.set_title(title, fontsize=9)
     ax.tick_params(which="minor", labelbottom=False)
     ax.grid(color="#DDDDDD", linewidth=0.6)
@@ -465,8 +468,8 @@ def film(folders: list[Path], out: Path) -> None:
             off = abs(numbers(said, ">") - answers_of(len(said))).reshape(2, run[i].numbers, run[i].numbers)
             for k, op in enumerate("+-"):
                 draw_answers(fig.add_subplot(grid[1, 2 * column + k]), off[k], op, run[i].held_out)
-        for x, (label, color) in enumerate(OFF.values()):
-            fig.text(0.06 + 0.19 * x, 0.02, label, backgroundcolor=color, fontsize=11,
+        for x, (label, color) in enumerate([*OFF.values(), ("framed: held out", "none")]):
+            fig.text(0.03 + 0.165 * x, 0.02, label, backgroundcolor=color, fontsize=11,
                      color="white" if x in (0, 3) else "black")
         for _ in range(1 if i + 1 < len(names) else 15):  # the end stays for 3 s
             writer.grab_frame()
@@ -514,7 +517,7 @@ def main(argv: list[str]) -> None:
     figures |= {run.folder / "plot.png": plots.run_figure(run, run.notes["tasks"])
                 for of_size in runs.values() for run, note in of_size.values() if run and not note}
     texts = {}
-    if (root / "answers").is_dir() and not end:
+    if (root / "answers" / "n14.csv").is_file() and not end:
         figures[root / "inside.png"], texts[root / "inside.md"] = inside(read_answers(root / "answers"))
     text, path = tables(runs, digits, args["wd"]), root / f"tables{end}.md"
     for at, fig in figures.items():
