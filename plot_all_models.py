@@ -72,7 +72,7 @@ over the seeds whose weights are there. p: seeds that answer all held-out equati
 the others are alike in mean correlation ({RESAMPLES:,} permutations, two-sided).
 """
 OFF = {  # how far an answer is off
-    "right": ("right", "#08519C"), "off_1": ("off by 1", "#FDD0A2"), "off_2": ("off by 2", "#FD8D3C"),
+    "right": ("right", "#4292C6"), "off_1": ("off by 1", "#FDD0A2"), "off_2": ("off by 2", "#FD8D3C"),
     "off_more": ("off by more", "#A63603"), "none": ("no number", "#BDBDBD")}
 COPIES = {  # straw men, by the seen equations whose answers they give to a held-out one of a and b
     "copies the nearest": lambda a, b: [(a - 1, b), (a + 1, b), (a, b - 1), (a, b + 1)],
@@ -376,7 +376,7 @@ def draw_ladder(ax: Axes, bars: dict[str, np.ndarray], title: str) -> None:
             ax.barh(y, width, left=right - width, color=color, label="" if y else label, height=0.75)
             if width >= 7:
                 ax.text(right - width / 2, y, f"{width:.0f}", ha="center", va="center", fontsize=8,
-                        color="white" if label in ("right", "off by more") else "black")
+                        color="white" if label == "off by more" else "black")
     ax.set_yticks(range(len(bars)), bars, fontsize=8)
     ax.set(xlim=(0, 100), ylim=(len(bars) - 0.5, -0.5), xlabel="% of answers")
     ax.set_title(title, fontsize=9)
@@ -469,8 +469,8 @@ def film(folders: list[Path], out: Path) -> None:
             for k, op in enumerate("+-"):
                 draw_answers(fig.add_subplot(grid[1, 2 * column + k]), off[k], op, run[i].held_out)
         for x, (label, color) in enumerate([*OFF.values(), ("framed: held out", "none")]):
-            fig.text(0.03 + 0.165 * x, 0.02, label, backgroundcolor=color, fontsize=11,
-                     color="white" if x in (0, 3) else "black")
+            fig.text(0.02 + 0.158 * x, 0.02, label, backgroundcolor=color, fontsize=10,
+                     color="white" if x == 3 else "black")
         for _ in range(1 if i + 1 < len(names) else 15):  # the end stays for 3 s
             writer.grab_frame()
     with writing(out):
