@@ -113,9 +113,9 @@ def tracked() -> list[str]:
 @contextmanager
 def heeding_signals():
     """What is started here acts on signals, though this process may ignore some, as in the background."""
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-    before = {n: signal.signal(n, signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL)
-              for n in (getattr(signal, name) for name in names)}
+    numbers = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in numbers}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

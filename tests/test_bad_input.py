@@ -44,7 +44,7 @@ SCRIPTS = {  # what is run, its keys, and a command line that is good in the san
     "plot_results": (plot_results.main, plot_results.KEYS, ["--model_folder=math"]),
     "plot_all_models": (plot_all_models.main, plot_all_models.KEYS, ["--root_dir=root"]),
     "bench": (bench.main, bench.KEYS, ["--seconds=0.01", "--compile=False"]),
-    "prepare": (lambda argv: data.prepare("as_math", argv), data.KEYS, []),
+    "prepare": (partial(data.prepare, "as_math"), data.read("as_math")[2] | {"name": data.NAME}, []),
 }
 RESUME = [*MATH, "--init_from=resume"]
 
@@ -242,6 +242,15 @@ def test_a_prompt_that_the_vocabulary_cannot_spell(box, prompt, in_file):
     ("eval_as_math", ["--out_dir=facts"], "the vocabulary lacks: '+0<='"),
     ("eval_capitals", MATH, "the vocabulary lacks: 'CFacefilnoprst'"),
     ("train_with_eval", ["--overwrite", "config/none.py"], "none.py"),
+    ("train_with_eval", ["--n_head=3"], "n_embd = 14 is not divisible by n_head = 3"),
+    ("train_with_eval", ["--block_size=1764"], "block_size = 1764"),
+    ("train_with_eval", ["--lr_decay_iters=4"], "lr_decay_iters = 4"),
+    ("train_with_eval", ["--min_lr=0.1"], "min_lr = 0.1"),
+    ("train_with_eval", ["--dataset=as_mth"], "did you mean as_math"),
+    ("train_with_eval", ["--init_from=resume"], "to resume"),
+    ("train_with_eval", ["--grad_clip=inf"], "grad_clip = inf"),
+    ("train_with_eval", [f"--warmup_iters={10**400}"], "warmup_iters"),
+    ("train_with_eval", ["--device=mps"], "there is none here"),
     ("plot_all_models", ["--root_dir=math/ckpt.pt"], "ckpt.pt"),
     ("plot_results", ["--operation=facts"], "facts")], ids=str)
 def test_what_the_issue_lists(box, name, argv, message):

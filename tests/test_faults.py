@@ -197,19 +197,6 @@ def disk(tmp_path):
     subprocess.run(["umount", folder], capture_output=True)
 
 
-def test_a_full_disk(disk, tmp_path):
-    """Too small for two checkpoints at once; then it grows."""
-    folder = disk("size=80k")
-    child = spawn(folder)
-    child.join()
-    assert child.exitcode == 2 and "No space left on device" in error(folder)
-    assert not list(folder.glob(".*.part"))
-    disk("remount,size=1m")
-    child = spawn(folder, ["--overwrite"])
-    child.join()
-    assert child.exitcode == 0 and same(folder, train(tmp_path / "reference"))
-
-
 def test_a_read_only_folder(disk):
     folder = disk("size=1m")
     spawn(folder).join()

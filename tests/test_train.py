@@ -292,16 +292,3 @@ def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
     assert len(state.git_commit()) == 40
     monkeypatch.setattr(state, "ROOT", tmp_path / "ours")
     assert state.git_commit() is None
-
-
-@pytest.mark.parametrize("args, message", [
-    (["--n_head=3"], "n_embd = 14 is not divisible by n_head = 3"),
-    (["--block_size=1764"], "block_size = 1764"),
-    (["--lr_decay_iters=4"], "lr_decay_iters = 4"), (["--min_lr=0.1"], "min_lr = 0.1"),
-    (["--dataset=as_mth"], "did you mean as_math"), (["--init_from=resume"], "to resume"),
-    ([f"--warmup_iters={10**400}"], "warmup_iters"), (["--grad_clip=inf"], "grad_clip = inf"),
-    (["--device=mps"], "there is none here")], ids=str)
-def test_what_does_not_do_is_refused_and_nothing_is_made(tmp_path, args, message):
-    with pytest.raises(UserError, match=message):
-        train(tmp_path / "new" / "run", *args)
-    assert not (tmp_path / "new").exists()
