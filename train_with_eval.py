@@ -33,7 +33,7 @@ from model import shape_of
 
 EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
 LOOK_EVERY_S, SAVE_EVERY_S = 0.2, 30  # at the signals; between two checkpoints
-EXACT = 400_000  # characters times block_size up to which the loss is that of every window
+EXACT = 400_000  # characters times block_size up to which the loss is that of every window; else of a quarter
 
 
 def learning_rate(it: int, c: dict) -> float:
@@ -55,7 +55,8 @@ def rates(first: int, n: int, c: dict) -> torch.Tensor:
 
 def loss_stride(ids: np.ndarray, c: dict) -> int:
     """The loss of a text is the mean over windows at every so many offsets: 1 is all of them."""
-    return -(-len(ids) * c["block_size"] // EXACT)
+    size = len(ids) * c["block_size"]
+    return 1 if size <= EXACT else math.ceil(4 * size / EXACT)
 
 
 def evaluate(model: engine.Engine, dataset: data.Dataset, seeds: list[int], iter_num: int, c: dict
@@ -139,7 +140,8 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
         while True:
             last, at.elapsed_s = at.iter_num == c["max_iters"], time.perf_counter() - before
             if c["keep_every"] and at.iter_num % c["keep_every"] == 0:
-                state.save_kept(folder, model.cfg, model.state, at, about)
+                state.save_weights(folder / f"ckpt_{at.iter_num:06}.pt", model.cfg, model.state["params"], at,
+                                   about)
             if last or at.iter_num % c["eval_interval"] == 0:
                 if last or time.perf_counter() - saved > SAVE_EVERY_S:
                     state.save_best(folder, model.cfg, at, about)
@@ -163,6 +165,7 @@ def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, abo
             left = min(c["max_iters"] - at.iter_num, *(every - at.iter_num % every for every in
                                                        (c["eval_interval"], c["keep_every"]) if every))
             start, batch = time.perf_counter(), batches.get(at.iter_num, min(left, burst))
+            # so many updates, each: forward, backward, clip, AdamW
             model.train(torch.from_numpy(batch), rates(at.iter_num, len(batch), c))
             at.iter_num += len(batch)
             bar.update(len(batch))

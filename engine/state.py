@@ -141,28 +141,21 @@ def save_best(folder: Path, cfg: GPTConfig, at: Progress, about: dict) -> None:
             metrics={SCORE_OF[kind]: best["score"].tolist()}))
 
 
-def save_latest(folder: Path, cfg: GPTConfig, state: dict[str, torch.Tensor], at: Progress,
-                about: dict) -> None:
-    """Write ckpt.pt, from which the run resumes; its `metrics` are the rows of the last evaluation so far.
+def save_weights(path: Path, cfg: GPTConfig, params: torch.Tensor, at: Progress, about: dict, **more) -> None:
+    """Write a checkpoint of the weights (S, P) now. Raises UserError rather than write what is not finite."""
+    check_finite(params, about["seeds"], at.iter_num)
+    model.save_checkpoint(path, model.checkpoint(params, cfg, **about, iter_num=at.iter_num, **more))
 
-    Raises UserError rather than write what is not finite.
-    """
-    check_finite(state["params"], about["seeds"], at.iter_num)
+
+def save_latest(folder: Path, cfg: GPTConfig, state: dict[str, torch.Tensor], at: Progress, about: dict
+                ) -> None:
+    """Write ckpt.pt, from which the run resumes; its `metrics` are the rows of the last evaluation so far."""
     random = {"cpu": torch.get_rng_state()}  # dropout's
     if state["params"].is_cuda:
         random["cuda"] = torch.cuda.get_rng_state()
-    optimizer = {k: state[k].cpu() for k in ("exp_avg", "exp_avg_sq")}
-    model.save_checkpoint(folder / "ckpt.pt", model.checkpoint(
-        state["params"], cfg, **about, iter_num=at.iter_num, metrics=at.rows, best=at.best,
-        optimizer=optimizer, random=random, elapsed_s=at.elapsed_s))
-
-
-def save_kept(folder: Path, cfg: GPTConfig, state: dict[str, torch.Tensor], at: Progress,
-              about: dict) -> None:
-    """Write ckpt_000250.pt or such, the weights alone. Raises UserError for what is not finite."""
-    check_finite(state["params"], about["seeds"], at.iter_num)
-    model.save_checkpoint(folder / f"ckpt_{at.iter_num:06}.pt", model.checkpoint(
-        state["params"], cfg, **about, iter_num=at.iter_num))
+    save_weights(folder / "ckpt.pt", cfg, state["params"], at, about, metrics=at.rows, best=at.best,
+                 optimizer={k: state[k].cpu() for k in ("exp_avg", "exp_avg_sq")}, random=random,
+                 elapsed_s=at.elapsed_s)
 
 
 def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.Tensor]]:

@@ -127,11 +127,13 @@ def test_50_updates_equal_pytorch_s_to_rounding(runs):
 
 
 def test_losses_equal_pytorch_s(runs):
-    """Of every window, though the last pass of PyTorch's is not full."""
+    """Of every window, though the last pass of PyTorch's is not full, and of one in seven."""
     a, b = runs
     found, expected = a.engine.losses(a.text), b.engine.losses(b.text)
     assert found.shape == (a.c["num_seeds"], len(a.text) - a.c["block_size"])
     torch.testing.assert_close(found.mean(1), expected.mean(1), rtol=1e-4, atol=1e-5)
+    for run in runs:
+        torch.testing.assert_close(run.engine.losses(run.text, 7), found[:, ::7], rtol=1e-4, atol=1e-5)
     windows = pytorch.take(a.text, torch.arange(40).expand(a.c["num_seeds"], 40), a.c["block_size"])
     expected = pytorch.window_losses(a.engine.state["params"], windows, a.engine.cfg, torch.float32)
     torch.testing.assert_close(found[:, :40], expected, rtol=1e-4, atol=1e-5)

@@ -214,7 +214,9 @@ def test_a_text_without_tasks_in_a_folder_like_a_formula(tmp_path, monkeypatch, 
     (tmp_path / "data" / "own").mkdir(parents=True)
     (tmp_path / "data" / "own" / "prepare.py").write_text(
         'TASKS = ()\ndef text():\n    return "Tyger, tyger, burning bright, in the forests " * 9')
+    monkeypatch.setattr(train_with_eval, "EXACT", 400)
     folder = train(tmp_path / "cost$5_$x", "--dataset=own", "--num_seeds=2")
+    assert "data/own is long: the loss is the mean over one window in 37" in capsys.readouterr().out
     assert {p.name for p in folder.glob("*.pt")} == {"ckpt.pt"}
     assert all(row["train_loss"] and not row["math_acc"] and not row["combined_acc"] for row in log(folder))
     resume(folder, "--max_iters=30")
