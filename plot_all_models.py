@@ -423,7 +423,7 @@ def inside(answers: dict[str, list[dict]]) -> tuple[Figure, str]:
         axes["F"].add_artist(axes["F"].legend(*axes[ax].get_legend_handles_labels(), loc="upper left",
                                               bbox_to_anchor=(0, place), frameon=False))
     stages = {f"{name}, iteration {it:,}": rows for name, groups in training.items()
-              for it, rows in [*groups.items()][::-5]}
+              for it, rows in [*groups.items()][::-8]}
     return fig, "\n".join([
         INSIDE_NOTES, inside_table("What is answered", models | straw, ["held-out"]),
         inside_table("Is the number line used?", models, ["seen", "line", "control"]),
@@ -452,6 +452,9 @@ def film(folders: list[Path], out: Path) -> None:
     from eval_as_math import answers_of, ask, numbers  # torch
     from sample import kept, open_model
     names = sorted(set.intersection(*({*kept(str(folder))} for folder in folders)))
+    if not names:
+        raise UserError(f"{folders[0]} and {folders[1]} kept no checkpoints of the same "
+                        "iterations; train both with the same --keep_every")
     models = [[open_model(str(folder), name).only(-1) for name in names] for folder in folders]
     rows = [[digit_rows(one.embedding(), one.vocab)[0] for one in run] for run in models]
     fig, writer = Figure(figsize=(8, 5.6)), PillowWriter(fps=5)
