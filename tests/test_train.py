@@ -269,7 +269,7 @@ def test_config_json_keeps_what_computed_a_run_before(tmp_path, monkeypatch):
 def test_the_time_of_a_resumed_run_goes_on(tmp_path, monkeypatch):
     """From what was spent until its checkpoint, not until the evaluation before."""
     slow = pytorch.PyTorch.train
-    monkeypatch.setattr(pytorch.PyTorch, "train", lambda *args: (slow(*args), time.sleep(0.02 * len(args[1]))))
+    monkeypatch.setattr(pytorch.PyTorch, "train", lambda *how: (slow(*how), time.sleep(0.02 * len(how[1]))))
     folder = train(tmp_path / "run", "--max_iters=20", "--batch_size=8")
     spent = load_checkpoint(folder / "ckpt.pt")[0]["elapsed_s"]
     times = [float(line.split(",")[-1]) for line in (folder / "results.csv").read_text().splitlines()[1:]]
