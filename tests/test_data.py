@@ -3,8 +3,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,7 +16,7 @@ import data
 from config import UserError
 from data.facts_char.prepare import capitals
 from data.files import Lock
-from helpers import ROOT, TASKS, VOCAB, run_script
+from helpers import ROOT, TASKS, VOCAB, popen, run_script
 
 CHARACTERS = {"math": 1764, "facts": 1547, "both": 3311}
 BLOCK_SIZE = {"math": 9, "facts": 24, "both": 24}
@@ -101,8 +99,7 @@ def test_preparing_at_once_is_harmless(bare, datasets):
     """Four processes load what is not prepared, again and again, while each time it is taken away."""
     code = ("import data\nfor _ in range(20):\n    assert len(data.load('as_math').train) == 1764\n"
             "    for file in data.FILES: (data.ROOT / 'as_math' / file).unlink(missing_ok=True)")
-    running = [subprocess.Popen([sys.executable, "-c", code], cwd=bare, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    running = [popen("-c", code, cwd=bare) for _ in range(4)]
     assert [(process.communicate()[1], process.returncode) for process in running] == [("", 0)] * 4
     assert np.array_equal(data.load("as_math").train, datasets["math"].train)
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from helpers import command, contents, log, popen, same, spawn, train, weights
+from helpers import contents, log, same, spawn, train, weights
 
 RUNS = {"one seed": [], "two seeds, dropout": ["--num_seeds=2", "--dropout=0.1"]}
 LONG = ["--max_iters=30", "--eval_interval=3", "--overwrite"]  # the latter: of a log without a checkpoint
@@ -51,14 +51,13 @@ def test_a_compiled_run_killed_as_it_trains(tmp_path):
     """Two kills of a process that trains two seeds, each after it has gone on for some evaluations."""
     args = ["--num_seeds=2", "--compile=True", "--max_iters=40", "--eval_interval=2"]
     reference, folder, draw = train(tmp_path / "reference", *args), tmp_path / "run", random.Random(0)
-    driver = "import sys, train_with_eval as t; t.SAVE_EVERY_S = 0; sys.exit(t.main(sys.argv[1:]))"
     for kill in (True, True, False):
-        process = popen("-c", driver, *command(folder, args))
-        before = last_logged(folder)
-        while kill and process.poll() is None:
+        child, before = spawn(folder, args), last_logged(folder)
+        while kill and child.is_alive():
             if last_logged(folder) > before + 3:
                 time.sleep(draw.uniform(0, 0.1))
-                process.kill()
+                child.kill()
             time.sleep(0.01)
-        assert process.wait() == (-signal.SIGKILL if kill else 0)
+        child.join()
+        assert child.exitcode == (-signal.SIGKILL if kill else 0)
     assert equal(folder, reference)
