@@ -90,14 +90,15 @@ def seconds(c: dict, device: str, step: str) -> float:
 
     The rates are a core's of an AMD EPYC with AVX-512, where PyTorch's grows with the width and passes that
     of the C++ step at about a million parameters; and an H100's with torch 2.11: there torch.compile takes
-    18 s for one layer and 48 s for six, cold, and no iteration less than 0.2 ms.
+    18 s for one layer and 48 s for six, cold, and no iteration less than 0.2 ms, or 0.6 ms without.
     """
     cfg, cores = shape_of(c, 32), torch.get_num_threads()  # a vocabulary like any: the text is not read yet
     flops = step_flops(cfg, c["num_seeds"], c["batch_size"], 1, False)
-    gpu, growth = 1.3e14 if c["dtype"] == "bfloat16" else 1e12, (count_parameters(cfg) / 1e6) ** 0.5
+    growth = (count_parameters(cfg) / 1e6) ** 0.5
+    gpu = 7e10 * cfg.n_embd * (5 if c["dtype"] == "bfloat16" else 1)
     start, least, rate = {"cpu fused": (2, 0, 1e11 * cores), "cpu eager": (0, 1e-3, 1e11 * cores * growth),
                           "cuda compiled": (12 + 6 * c["n_layer"], 2e-4, gpu),
-                          "cuda eager": (3, 3e-4, gpu / 1.5)}[f"{device} {step}"]
+                          "cuda eager": (3, 6e-4, gpu / 1.5)}[f"{device} {step}"]
     return start + c["max_iters"] * max(least, flops / rate)
 
 
