@@ -84,6 +84,17 @@ def test_update_equals_pytorch_s_adamw_and_clipping_per_seed(monkeypatch):
         assert (state["params"][s] - flat[s]).abs().max() > 1e-2, "hardly anything moved: nothing was tested"
 
 
+def test_a_batch_in_parts_has_the_same_gradient(monkeypatch):
+    """As on a GPU, where a batch of n14 has 21 of them, and the 6-layer model's is whole."""
+    whole = start(num_seeds=2, warmup_iters=0).advance(5)
+    monkeypatch.setattr(pytorch, "chunks", lambda window, n_embd: 4)
+    torch.testing.assert_close(start(num_seeds=2, warmup_iters=0).advance(5), whole, rtol=1e-3, atol=1e-4)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    assert [pytorch.chunks(torch.empty(2, 882, 10), n) for n in (14, 384)] == [21, 1]
+    assert pytorch.chunks(torch.empty(2, 7, 2), 2) == pytorch.chunks(torch.empty(1, 882, 10), 14) == 1
+
+
 def test_grad_clip_0_clips_nothing():
     a, b = (start(grad_clip=clip, warmup_iters=0).advance(3) for clip in (0.0, 1e9))
     torch.testing.assert_close(a, b)
