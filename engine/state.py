@@ -172,27 +172,23 @@ def load_latest(path: Path) -> tuple[dict, GPTConfig, Progress, dict[str, torch.
     params = model.flatten(ckpt["model"], cfg)
     meant = {"params": params, "score": params[:, 0].double(), "iter_num": params[:, 0].long()}
     try:
-        parts = [ckpt[k] for k in ("config", "optimizer", "random", "computed", "best")]
-        if not all(isinstance(part, dict) for part in [*parts, *ckpt["best"].values()]):
-            raise ValueError("a part of it is no dict")
-        at = Progress(ckpt["iter_num"], ckpt["elapsed_s"], ckpt["best"], ckpt["metrics"])
-        optimizer = {k: ckpt["optimizer"][k] for k in ("exp_avg", "exp_avg_sq")}
-        tensors = [(tensor, params) for tensor in optimizer.values()]
+        at = Progress(*(ckpt[k] for k in ("iter_num", "elapsed_s", "best", "metrics")))
+        state = {"params": params, **{k: ckpt["optimizer"][k] for k in ("exp_avg", "exp_avg_sq")}}
+        tensors = [(tensor, params) for tensor in state.values()]
         tensors += [(best[k], like) for best in at.best.values() for k, like in meant.items()]
-        if any((x.shape, x.dtype, x.device, x.layout) != (y.shape, y.dtype, y.device, y.layout)
-               for x, y in tensors):
-            raise ValueError("a tensor does not fit its model")
-        if not (type(at.iter_num) is int and type(at.elapsed_s) is float and at.elapsed_s >= 0
-                and {*at.best, *ckpt["tasks"]} <= {*SCORE_OF}
-                and [*map(type, ckpt["computed"].values())] == [str] * 3):
-            raise ValueError("iter_num, elapsed_s, best, tasks or computed is not such as it was written")
+        plain = [at.iter_num, at.elapsed_s, ckpt["config"], *ckpt["computed"].values()]
+        if not (all((x.shape, x.dtype, x.device, x.layout) == (y.shape, y.dtype, y.device, y.layout)
+                    for x, y in tensors)
+                and [*map(type, plain)] == [int, float, dict, str, str, str] and at.elapsed_s >= 0
+                and {*at.best, *ckpt["tasks"]} <= {*SCORE_OF}):
+            raise ValueError("a part of it is not such as it was written")
         torch.set_rng_state(ckpt["random"]["cpu"])
         if torch.cuda.is_available() and "cuda" in ckpt["random"]:
             torch.cuda.set_rng_state(ckpt["random"]["cuda"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise UserError(f"{path}: {e} ({type(e).__name__}): the run cannot be resumed; restore the file, or "
                         "train anew") from None
-    return ckpt, cfg, at, {"params": params, **optimizer}
+    return ckpt, cfg, at, state
 
 
 def resume(given: dict, folder: Path) -> tuple[dict, dict, Progress, dict, list[dict]]:
