@@ -4,6 +4,7 @@ import faulthandler
 import os
 import shutil
 import signal
+import tempfile
 
 import pytest
 import torch
@@ -24,11 +25,13 @@ def pytest_configure(config):
     config.add_cleanup(lambda: shutil.rmtree(SCRATCH))
     for file in tracked():
         (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(CHECKOUT / file, ROOT / file)
+        shutil.copyfile(CHECKOUT / file, ROOT / file)
     os.chdir(ROOT)
     data.ROOT = ROOT / "data"
     os.environ |= {name: f"{SCRATCH}/{name}" for name in CACHES}
-    os.environ |= {"TMPDIR": str(SCRATCH), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"PYTEST_DEBUG_TEMPROOT": tempfile.gettempdir(), "TMPDIR": str(SCRATCH),  # tmp_path stays
+                   "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    tempfile.tempdir = str(SCRATCH)
     torch.set_num_threads(1)  # sums depend on it; tensors this small only wait for a second thread
     config.stderr = os.dup(2)  # before it is captured
 
