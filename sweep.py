@@ -128,9 +128,7 @@ def train(runs: list[dict]) -> int:
             logs[i] = run = read_log(c)
             if at(run) == c["max_iters"]:
                 continue
-            begun = (Path(c["out_dir"]) / "ckpt.pt").exists()
-            # without an evaluation it was killed as it began
-            c = c | ({"init_from": "resume"} if begun else {"overwrite": run is None})
+            c = c | {"init_from": "auto"}
             print(f"\n{c['out_dir']}, {i + 1} of {len(runs)}; time left: {time_left(runs, logs)}", flush=True)
             try:
                 code = train_with_eval.train(c, c)

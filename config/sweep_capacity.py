@@ -1,7 +1,7 @@
 """Where is the rule found, and where is it lost?"""
 import numpy as np
 
-from data.stats import margin, wilson
+from data.stats import bootstrap, wilson
 from plot_results import GREY, HELDOUT, REFERENCES, SEEN, accuracy
 
 eval_interval = 1000
@@ -16,12 +16,13 @@ def draw(fig, logs):
     logs = sorted(logs, key=lambda run: run.notes["parameters"])
     x, (top, bottom) = np.array([run.notes["parameters"] for run in logs]), fig.subplots(2, sharex=True)
     unseen, rule = [accuracy(run, "heldout")[-1] for run in logs], logs[0].notes["rule_loss"]
-    mean, error = (100 * np.array([of(seeds) for seeds in unseen]) for of in (np.mean, margin))
+    mean = 100 * np.array([seeds.mean() for seeds in unseen])
     top.plot(x, [100 * accuracy(run, "seen")[-1].mean() for run in logs], "^:", color=SEEN,
              label="seen answers right")
     top.plot(x, mean, "s--", color=HELDOUT, alpha=0.6,
              label="held-out answers right, mean with its 95% interval")
-    top.fill_between(x, (mean - error).clip(0), (mean + error).clip(max=100), color=HELDOUT, alpha=0.12)
+    band = 100 * np.transpose([bootstrap(seeds) for seeds in unseen])  # (2, runs)
+    top.fill_between(x, *band, color=HELDOUT, alpha=0.12)
     every = np.array([(seeds == 1).mean() for seeds in unseen])
     ends = np.transpose([wilson(int((seeds == 1).sum()), len(seeds)) for seeds in unseen])  # (2, runs)
     top.errorbar(x, 100 * every, 100 * abs(ends - every), color=HELDOUT, marker="o", capsize=3,

@@ -3,7 +3,7 @@ import numpy as np
 
 import eval_as_math
 from data.stats import mean_and_range
-from plot_results import HELDOUT, HELDOUT_LEVELS, SEEN, accuracy, draw_cells, markdown_table
+from plot_results import HELDOUT, HELDOUT_LEVELS, SEEN, accuracy, draw_cells
 
 held_out = "5%"
 eval_interval = 2000
@@ -28,10 +28,7 @@ runs = sorted((_run(numbers, n_embd) for numbers in (10, 14, 20, 28, 40) for n_e
               key=lambda run: run["numbers"] * run["n_embd"] ** 2)  # the small ones first
 # every equation as often as each of the smallest table
 runs += [_run(numbers, 28, "_exposure", _equations(numbers) / _equations(10)) for numbers in (14, 20, 28)]
-WIDTH, NOTES = 28, """\
-Answers right at the last iteration, in percent, mean (lowest to highest) over seeds; within 1: right, or off
-by 1.
-"""
+WIDTH = 28
 
 
 def draw(fig, logs):
@@ -50,7 +47,8 @@ def draw(fig, logs):
     left.set_yticks(range(len(widths)), [f"{n:,}\n({widths[n]})" for n in sorted(widths)])
     left.set(xlabel="numbers (equations trained on)", ylabel="parameters (width of the model)",
              title="Held-out answers right (%),\nin brackets seen ones")
-    narrow = [run for run in cells if run.notes["config"]["n_embd"] == WIDTH]
+    narrow = sorted((run for run in cells if run.notes["config"]["n_embd"] == WIDTH),
+                    key=lambda run: run.notes["numbers"])
     equal = [run for run in narrow if run.notes["numbers"] == 10] + [run for run in logs if run not in cells]
     return draw_line(left, np.array(at).T, unseen) + draw_width(right, narrow, equal)
 
@@ -83,22 +81,19 @@ def draw_line(ax, at, right) -> str:
 
 
 def draw_width(ax, narrow, equal) -> str:
-    """Of one width seen answers, held-out ones, and these within 1, over numbers. Returns them as a table."""
-    rows = [["numbers", "iterations", "seen", "held-out", "held-out within 1"]]
+    """Of one width seen answers, held-out ones, and these within 1, over numbers. Says the last."""
+    said = []
     for runs, name, style in ((narrow, "", "o-"), (equal, ", equal exposure", "s--")):
-        runs = sorted(runs, key=lambda run: run.notes["numbers"])
-        shares = [(accuracy(run, "seen")[-1], accuracy(run, "heldout")[-1], within_1(run)) for run in runs]
-        rows += [[str(run.notes["numbers"]), f"{run.iters[-1]:,}", *map(mean_and_range, three)]
-                 for run, three in zip(runs, shares)]
-        for three, label, color in zip(zip(*shares), ("seen", "held-out", "held-out within 1"),
-                                       (SEEN, HELDOUT, HELDOUT_LEVELS["half or more"][1])):
-            ax.plot([run.notes["numbers"] for run in runs], [100 * seeds.mean() for seeds in three], style,
-                    color=color, label=label + name)
+        x, near = [run.notes["numbers"] for run in runs], [*map(within_1, runs)]
+        said += [f"{n} numbers{name} {mean_and_range(seeds)}%" for n, seeds in zip(x, near)]
+        seen, unseen = ([accuracy(run, of)[-1] for run in runs] for of in ("seen", "heldout"))
+        for shares, label, color in ((seen, "seen", SEEN), (unseen, "held-out", HELDOUT),
+                                     (near, "held-out within 1", HELDOUT_LEVELS["half or more"][1])):
+            ax.plot(x, [100 * seeds.mean() for seeds in shares], style, color=color, label=label + name)
     ax.set(ylim=(-5, 105), xlabel="numbers", ylabel="answers right (%)", title=f"Width {WIDTH}")
     ax.grid(color="#DDDDDD", linewidth=0.6)
-    if ax.lines:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=9)
-    return "\n" + markdown_table(f"Width {WIDTH}", NOTES, rows)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=9)
+    return f"Width {WIDTH}, held-out answers within 1, mean (lowest to highest): {'; '.join(said)}.\n"
 
 
 def within_1(run):

@@ -19,15 +19,6 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
-def margin(values: np.ndarray) -> float:
-    """Half of Student's 95% interval for the mean of values (S,); NaN for one value."""
-    n = len(values) - 1
-    if n < 1:
-        return math.nan
-    quantile = {1: 12.706, 2: 4.303}.get(n, 1.96 + 2.372 / n + 2.823 / n ** 2)  # 97.5%, n > 2: to 4%
-    return quantile * values.std(ddof=1) / math.sqrt(len(values))
-
-
 def ranks(values: np.ndarray) -> np.ndarray:
     """The rank of each value, from 1 for the lowest; equal ones share the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -18,13 +18,6 @@ def test_wilson_limits_solve_its_equation(kn):
         assert math.isclose((k / n - p) ** 2, 1.959964 ** 2 * p * (1 - p) / n, rel_tol=1e-6, abs_tol=1e-9)
 
 
-@pytest.mark.parametrize("n, quantile", [(2, 12.706), (3, 4.303), (4, 3.182), (8, 2.365), (32, 2.040)])
-def test_margin_is_students(n, quantile):
-    values = np.arange(n) / 10
-    assert stats.margin(values) == pytest.approx(quantile * values.std(ddof=1) / math.sqrt(n), rel=0.04)
-    assert math.isnan(stats.margin(values[:1])) and stats.margin(np.ones(n)) == 0
-
-
 def test_ranks_by_hand():
     assert stats.ranks(np.array([3, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
 
