@@ -202,7 +202,10 @@ def main(argv: list[str]) -> None:
     print(asked(args, model))
     print(report(answers.T, correct.all(2).T, "seeds", model.held_out) if args["all_seeds"] else
           report(texts[0], correct[0], "samples", model.held_out))
-    models = (open_model(args["out_dir"], name) for name in kept(args["out_dir"]) or [args["ckpt"]])
+    names = kept(args["out_dir"]) or [args["ckpt"]]
+    if args["inside"]:
+        print(f"looking inside {names[0]} to {names[-1]}, {len(names)} in all: some seconds each")
+    models = (open_model(args["out_dir"], name) for name in names)
     write_table(args["inside"], INSIDE, (row for one in models for row in look_inside(
         one if args["all_seeds"] else one.only(args["model_seed"]))))
 
