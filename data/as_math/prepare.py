@@ -15,9 +15,14 @@ from data import pairs_of  # noqa: E402
 TASKS = ("math",)
 
 
+def answer(a: int, op: str, b: int) -> int:
+    """a + b or a - b."""
+    return a + b if op == "+" else a - b
+
+
 def equations(numbers: int, held_out=()) -> list[tuple[int, str, int, int, bool]]:
     """(a, op, b, answer, whether {a, b} is among the pairs held out) of the whole table, additions first."""
-    return [(a, op, b, a + b if op == "+" else a - b, (min(a, b), max(a, b)) in held_out)
+    return [(a, op, b, answer(a, op, b), (min(a, b), max(a, b)) in held_out)
             for op in "+-" for a in range(numbers) for b in range(numbers)]
 
 
