@@ -12,6 +12,7 @@ import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product, zip_longest
 from pathlib import Path
 
@@ -140,6 +141,22 @@ def paper_tables(runs: dict[str, Runs], wd: bool) -> list[str]:
     return texts
 
 
+def short_table(runs: dict[str, Runs]) -> str:
+    """The paper's cells in short: percent right of each thing asked, the mean over seeds at the end."""
+    rows = [["percent right", "model", "seeds", "the paper", "ours", "seeds with all held-out right"]]
+    for operation, of_size in runs.items():
+        names = [*ASKED[operation], *["heldout"] * (operation != "facts")]
+        what = " · ".join({"heldout": "held-out", "combined": "all"}.get(n) or CURVES[n][0] for n in names)
+        for size, (run, note) in of_size.items():
+            paper = " · ".join(f"{float(100 * Fraction(score)):g}" if "/" in score else score
+                               for score in PAPER[operation][size].split())
+            last = [accuracy(run, name)[-1] for name in names] if run else []
+            whole = [share_of((last[-1] == 1).sum(), len(last[-1]))] if run and "heldout" in names else []
+            rows.append([DATA[operation] + f": {what}" * (len(names) > 1), *first_cells(size, run, note),
+                         paper, " · ".join(percent(right.mean()) for right in last) or "-", *whole])
+    return markdown_table("In short", "Ours at the last iteration, the mean over seeds.\n", rows)
+
+
 def loss_cells(run: RunLog, operation: str) -> list[str]:
     """Where the last loss stands between the rule-follower and the memoriser."""
     loss, rule, floor = run.columns["train_loss"][-1], run.notes["rule_loss"], run.notes["loss_floor"]
@@ -189,7 +206,7 @@ def overview(heading: str, notes: str, header: list[str], runs: dict[str, Runs],
 def tables(runs: dict[str, Runs], digits: list, wd: bool) -> str:
     """All tables, as text in Markdown."""
     return "\n".join([
-        NOTES, *paper_tables(runs, wd),
+        *([] if wd else [short_table(runs)]), NOTES, *paper_tables(runs, wd),
         overview("What the loss says", LOSS_NOTES,
                  ["loss", "rule-follower", "memoriser", "way from rule to memoriser, %"], runs, loss_cells),
         overview("What choosing the best checkpoint flatters", BEST_NOTES,

@@ -5,9 +5,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data.log import read_run
 from helpers import CHECKOUT, ROOT, run_script
+from plot_all_models import read_answers
+from plot_results import accuracy
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README + (CHECKOUT / "data" / "README.md").read_text(), re.S)
@@ -56,8 +60,8 @@ def test_the_commands_leave_what_they_are_for(checkout):
     """After all of them."""
     assert sum(command.count("python ") + command.count("torchrun ") for command in COMMANDS) >= 20
     for name in ("math_mini_14/plot.png", "paper/grid_math.png", "paper/tables.md", "results/tables_wd.md",
-                 "capacity.png", "results/math_mini_14/ckpt.pt", "facts_mini_28/ckpt.pt",
-                 "two/rank_1/ckpt.pt", "data/as_math_3-8/meta.json", "held_out_3-8/results.csv"):
+                 "capacity_2.png", "results/math_mini_14/ckpt.pt", "facts_mini_28/ckpt.pt",
+                 "two/rank_1/ckpt.pt", "data/as_math_20_5pct/meta.json", "numbers_20/results.csv"):
         assert (checkout / name).stat().st_size > 0, name
 
 
@@ -69,12 +73,43 @@ def test_setup_installs_the_pinned_versions():
     assert "torch==2.13.0" in pins and all(re.fullmatch(r"[a-z]+==[0-9.]+", pin) for pin in pins)
 
 
-def test_the_readme_s_tables_are_the_published_ones():
-    """Each row of its tables with seeds stands so in tables.md."""
-    def rows(text: str) -> list[list[str]]:
-        return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
-                if re.match(r"\| (n14|n28|n56|MLT[^|]*?) +\|", line)]
+def rows(text: str, models: str) -> list[list[str]]:
+    """The cells of a text's table rows that have one of `models` in their second column."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return [row for row in cells if len(row) > 2 and re.match(models, row[1])]
 
-    published = rows((ROOT / "results" / "tables.md").read_text(encoding="utf-8"))
-    shown = rows(README)
-    assert len(shown) >= 12 and all(row in published for row in shown)
+
+def test_the_table_is_the_published_one():
+    """Each of its rows stands so in tables.md."""
+    shown = rows(README, "n14|n28|n56|MLT")
+    published = rows((ROOT / "results" / "tables.md").read_text(encoding="utf-8"), "n14|n28|n56|MLT")
+    assert len(shown) == 12 and all(row in published for row in shown)
+
+
+def test_what_we_found_is_what_the_logs_say():
+    """Every number of that section, from the logs and answers in results/."""
+    results, found = ROOT / "results", README.split("## What we found")[1].split("##")[0]
+    last = {size: accuracy(read_run(results / f"math_mini_{size}"), "heldout")[-1]
+            for size in ("14", "28", "56", "mlt")}
+    larger = np.concatenate([last[size] for size in ("28", "56", "mlt")])
+    answers = read_answers(results / "answers")
+
+    def share(name: str, test: str, kinds: int) -> float:
+        """Percent right, or off by less than `kinds`: the mean over seeds."""
+        return 100 * np.mean([sum(row["off"][:kinds]) for row in answers[name] if row["test"] == test])
+
+    line = {name: share(name, "line", 1) for name in ("n14", "n28", "n56", "mlt")}
+    widths = [read_run(folder) for folder in (results / "capacity").iterdir()]
+    peak = max(widths, key=lambda run: accuracy(run, "heldout")[-1].mean())
+    best = re.search(r"\| n14 .*· ([0-9]+) · 30 of 64", (results / "tables.md").read_text())[1]
+    right, highest = (last["14"] == 1).sum(), accuracy(peak, "heldout")[-1].mean()
+    for words in (
+            f"none of {len(larger)} seeds of the larger", f"{right} of {len(last['14'])} end",
+            f"{min(share(name, 'line', 2) for name in line):.0f}% of the time or more",
+            "n14 has {n14:.0f}% right, n28 {n28:.0f}%, n56 {n56:.0f}%, the 6-layer model {mlt:.0f}%".format(
+                **line),
+            f"{share('n28', 'held-out', 3) - share('n28', 'held-out', 1):.0f}% of what n28 says",
+            f"{100 * highest:.0f}%, with {peak.notes['parameters']:,} parameters",
+            f"{best} seeds of n14 and not {right}"):
+        assert words in found, words
+    assert not (larger == 1).any()
