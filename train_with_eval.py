@@ -33,7 +33,7 @@ from model import shape_of
 
 EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
 LOOK_EVERY_S, SAVE_EVERY_S = 0.2, 30  # at the signals; between two checkpoints
-EXACT = 400_000  # characters times block_size up to which the loss is that of every window; else of a quarter
+EXACT = 700_000  # characters times block_size up to which the loss is that of every window; else of a quarter
 
 
 def learning_rate(it: int, c: dict) -> float:
