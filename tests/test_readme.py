@@ -59,8 +59,8 @@ def test_every_command_runs(checkout, command):
 def test_the_commands_leave_what_they_are_for(checkout):
     """After all of them."""
     assert sum(command.count("python ") + command.count("torchrun ") for command in COMMANDS) >= 20
-    for name in ("math_mini_14/plot.png", "paper/grid_math.png", "paper/tables.md", "results/tables_wd.md",
-                 "capacity_2.png", "results/math_mini_14/ckpt.pt", "facts_mini_28/ckpt.pt",
+    for name in ("math_mini_14/plot.png", "paper/grid_math.png", "paper/tables.md",
+                 "capacity_2.png", "results/math_mini_14/ckpt.pt", "capitals.csv",
                  "two/rank_1/ckpt.pt", "data/as_math_20_5pct/meta.json", "numbers_20/results.csv"):
         assert (checkout / name).stat().st_size > 0, name
 
