@@ -19,32 +19,32 @@ import torch
 
 from config import Key
 from data import rng
-from data.as_math.prepare import answer, equations, is_held_out
+from data.as_math.prepare import equations
 from data.files import write_table
 from model import count_parameters, flatten, unflatten
 from sample import Trained, ask_run, asked, complete, distinct_texts, kept, open_model, tally
 
 INSIDE = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers".split(",")
-SMALL, FIRST = 10, 20  # numbers up to which tables are printed; wrong answers that are printed of larger ones
+FIRST = 20  # wrong answers that are printed of a table of more than single digits
 
 
-def equations_of(n: int) -> list[tuple[int, str, int]]:
-    """(a, op, b) of the table that has `n` equations, in their order."""
-    return equations(math.isqrt(n // 2))
+def table(n: int, pairs=()) -> list[tuple[int, str, int, int, bool]]:
+    """(a, op, b, answer, whether it is held out) of the table that has n equations."""
+    return equations(math.isqrt(n // 2), pairs)
 
 
 def answers_of(n: int) -> np.ndarray:
-    """The answers of those: (n,)."""
-    return np.array([answer(*e) for e in equations_of(n)])
+    """The answers of that table: (n,)."""
+    return np.array([e[3] for e in table(n)])
 
 
 def prompts(dataset) -> list[str]:
     """`<a+b=` and `<a-b=`, for the numbers of a Dataset or a Trained."""
-    return [f"<{a}{op}{b}=" for a, op, b in equations(dataset.numbers)]
+    return [f"<{a}{op}{b}=" for a, op, b, *_ in equations(dataset.numbers)]
 
 
 def new_tokens(dataset) -> int:
-    """How many an answer needs: the longest, "-9>" or "18>", and a character."""
+    """Characters to ask for: the longest answer, "-9>" or "18>", and one more."""
     return len(f"{1 - dataset.numbers}> ")
 
 
@@ -70,53 +70,48 @@ def is_correct(texts: np.ndarray) -> np.ndarray:
     return numbers(texts) == answers_of(texts.shape[-2])[:, None]
 
 
-def masks(n: int, pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Of a table of n equations, which were never shown, by the held-out pairs, and which are additions."""
-    held_out = {*map(tuple, pairs)}
-    return tuple(np.array([(is_held_out(a, b, held_out), op == "+") for a, op, b in equations_of(n)]).T)
+def held_out_mask(n: int, pairs) -> np.ndarray:
+    """Which of a table's n equations were never shown, by the data's held-out pairs: bool (n,)."""
+    return np.array([e[4] for e in table(n, pairs)])
 
 
 def ask_again(run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a run (data.log.RunLog) answers by its ckpt.pt, asked as in its last evaluation, and the `masks`.
-    Raises UserError if there is no ckpt.pt."""
+    """What a run (data.log.RunLog) answers by its ckpt.pt, asked as in its last evaluation; which of the
+    equations were held out, and which are additions. Raises UserError if there is no ckpt.pt."""
     model, sampling = open_model(str(run.folder)), ("num_samples", "temperature", "top_k")
     texts = ask(model, model, model.seeds, model.iters, **{key: run.notes["config"][key] for key in sampling})
-    return texts, *masks(texts.shape[1], model.held_out)
+    n = texts.shape[1]
+    return texts, held_out_mask(n, model.held_out), np.arange(n) < n // 2
 
 
 def totals(correct: np.ndarray, pairs) -> dict[str, int | float]:
     """The log's columns from one seed's `is_correct` (P, num_samples), with the data's held-out pairs."""
-    n, (held_out, add) = correct.shape[1], masks(len(correct), pairs)
-    return {"add_correct": int(correct[add].sum()), "add_total": int(add.sum()) * n,
-            "sub_correct": int(correct[~add].sum()), "sub_total": int((~add).sum()) * n,
-            "math_acc": float(correct.mean()),
-            "heldout_correct": int(correct[held_out].sum()), "heldout_total": int(held_out.sum()) * n}
+    slices = {"add": correct[:len(correct) // 2], "sub": correct[len(correct) // 2:],
+              "heldout": correct[held_out_mask(len(correct), pairs)]}
+    return {"math_acc": float(correct.mean()), **{f"{name}_total": x.size for name, x in slices.items()},
+            **{f"{name}_correct": int(x.sum()) for name, x in slices.items()}}
 
 
-def digit_table(correct: np.ndarray, op: str, pairs) -> str:
-    """An N x N table of one operation: correct samples per equation, held-out ones in brackets."""
-    score = dict(zip(equations_of(len(correct)), correct.sum(1)))
-    digits = range(math.isqrt(len(correct) // 2))
-    width = len(str(correct.shape[1])) + 3
-    lines = ["a\\b".rjust(4) + "".join(str(b).rjust(width) for b in digits)]
-    for a in digits:
-        cells = (("[{}]" if is_held_out(a, b, pairs) else "{} ").format(score[a, op, b]) for b in digits)
-        lines.append(str(a).rjust(4) + "".join(c.rjust(width) for c in cells))
-    return "\n".join(lines)
+def digit_table(score: np.ndarray, held_out: np.ndarray, width: int) -> str:
+    """A table of one operation from (N, N): correct samples per equation, held-out ones in brackets."""
+    cells = [[f"[{n}]" if out else f"{n} " for n, out in zip(*row)] for row in zip(score, held_out)]
+    rows = zip(["a\\b", *range(len(score))], [range(len(score)), *cells])
+    return "\n".join(str(a).rjust(4) + "".join(str(cell).rjust(width) for cell in row) for a, row in rows)
 
 
 def report(texts: np.ndarray, correct: np.ndarray, unit: str, pairs) -> str:
     """What `main` prints of texts (P, N) by the `unit`: one seed's samples, or one text of each seed."""
-    n, t, (held_out, _) = correct.shape[1], totals(correct, pairs), masks(len(correct), pairs)
-    small = len(correct) <= 2 * SMALL ** 2
+    n, t, held_out = correct.shape[1], totals(correct, pairs), held_out_mask(len(correct), pairs)
+    small = len(correct) <= 200
+    grids = (x.reshape(2, math.isqrt(len(correct) // 2), -1) for x in (correct.sum(1), held_out))
     blocks = [f"{word} (correct of {n} {unit}; [held-out], never shown in training)\n"
-              f"{digit_table(correct, op, pairs)}"
-              for word, op in (("Addition a+b", "+"), ("Subtraction a-b", "-")) if small]
-    mark = np.where(held_out, " [held-out]", "")
-    wrong = [f"  {a}{op}{b}={answer(a, op, b)}{mark[i]}: {tally(texts[i][~correct[i]])}"
-             for i, (a, op, b) in enumerate(equations_of(len(correct))) if not correct[i].all()]
-    if not small and len(wrong) > FIRST:
-        wrong[FIRST:] = [f"  and {len(wrong) - FIRST} more"]
+              f"{digit_table(*grid, len(str(n)) + 3)}"
+              for word, *grid in zip(("Addition a+b", "Subtraction a-b"), *grids) if small]
+    wrong = [f"  {a}{op}{b}={c}{' [held-out]' * out}: {tally(said[~right])}"
+             for (a, op, b, c, out), said, right in zip(table(len(correct), pairs), texts, correct)
+             if not right.all()]
+    if not small:
+        wrong[FIRST:] = [f"  and {len(wrong) - FIRST} more"] * (len(wrong) > FIRST)
     blocks.append("Answered instead:\n" + "\n".join(wrong) if wrong else "Everything is right.")
     seen = (t["add_correct"] + t["sub_correct"] - t["heldout_correct"],
             t["add_total"] + t["sub_total"] - t["heldout_total"])
@@ -162,11 +157,11 @@ def look_inside(model: Trained) -> list[list]:
     before `>`; `off_1` is the share of those that are wrong by 1, `none` of what is no integer.
     """
     asked, (reader, vocab) = prompts(model), with_means(model)
-    held_out, _ = masks(len(asked), model.held_out)
+    held_out = held_out_mask(len(asked), model.held_out)
     questions = [("held-out" if out else "seen", 0, i, asked[i]) for i, out in enumerate(held_out)]
     questions += [(test, d, i, asked[i].replace(str(d), vocab[len(model.vocab) + k]))
                   for k, (test, d, _) in enumerate(substitutions())
-                  for i, (a, _, b) in enumerate(equations(model.numbers))
+                  for i, (a, _, b, *_) in enumerate(table(len(asked)))
                   if (a == d) != (b == d) and max(a, b) < 10 and not held_out[i]]
     tests, digits, which, texts = (np.array(column) for column in zip(*questions))
     gens = [rng(seed, "greedy") for seed in model.seeds]
@@ -193,12 +188,11 @@ def main(argv: list[str]) -> None:
     inside = Key("", "file for what is answered instead, and for the use of the number line", path=True)
     args, model, texts = ask_run(argv, __doc__, ask, inside=inside)
     correct, answers = is_correct(texts), distinct_texts(texts)
-    held_out, _ = masks(texts.shape[1], model.held_out)
     header = ["seed", "iter", "a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
     write_table(args["csv"], header,
-                ((*who, a, op, b, answer(a, op, b), int(held_out[i]), correct[s, i].sum(), texts.shape[2],
+                ((*who, *equation, int(out), correct[s, i].sum(), texts.shape[2],
                   answers[s, i]) for s, who in enumerate(zip(model.seeds, model.iters))
-                 for i, (a, op, b) in enumerate(equations(model.numbers))))
+                 for i, (*equation, out) in enumerate(table(texts.shape[1], model.held_out))))
     print(asked(args, model))
     print(report(answers.T, correct.all(2).T, "seeds", model.held_out) if args["all_seeds"] else
           report(texts[0], correct[0], "samples", model.held_out))

@@ -99,52 +99,35 @@ def read(source: str) -> tuple[str, dict, dict[str, Key]]:
     return shown, names, keys
 
 
-def complete(keys: dict[str, Key], options: dict, source: str) -> dict:
-    """All options `keys` of a text(), those not among `options` by default.
-
-    Raises UserError, naming `source`, for one that it does not take and for a value that will not do.
-    """
-    for name in options.keys() - keys:
-        raise UserError(f"{source}: unknown key {name}{nearest(name, [*keys, *config.KEYS])}; options of the "
-                        f"dataset: {', '.join(keys) or 'none'}")
-    full = {name: check(name, options.get(name, key.default), key, source) for name, key in keys.items()}
-    pairs_of(full.get("held_out", ()), f"{source}: held_out", full.get("numbers", 10))
-    return full
-
-
-def variant(source: str, options: dict, who: str) -> str:
+def variant(source: str, options: dict, asker: str) -> str:
     """The name of data/`source` with these options, which spells them: as_math_3-8_2-6, as_math_20_5pct.
 
-    Raises UserError, naming `who` asks for it, for options that will not do.
+    Raises UserError, naming the `asker`, for options that will not do.
     """
-    full = complete(read(source)[2], options, who)
-    values = [str(full[name]).replace(",", "_").replace("%", "pct") for name in full if name in options]
-    return "_".join([source, *values])
+    make(source, source, options, asker)
+    values = [str(options[key]) for key in read(source)[2] if key in options]
+    return "_".join([source, *values]).replace(",", "_").replace("%", "pct")
 
 
 def origin(name: str) -> tuple[str, dict]:
-    """The dataset whose prepare.py makes `name`, and the options that it does so with.
+    """The dataset whose prepare.py makes `name`, and the options of its text() that it does so with.
 
     Raises UserError if there is no such dataset.
     """
     known = sorted(path.parent.name for path in ROOT.glob("*/prepare.py"))
     if name in known:
         return name, {}
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         meta = json.loads((ROOT / name / "meta.json").read_bytes())
         if meta["source"] in known:
-            complete(read(meta["source"])[2], meta["options"], name)
-            return meta["source"], meta["options"]
-    for source in known:
-        with suppress(UserError):
-            keys = read(source)[2] if name.startswith(f"{source}_") else {}
-            shape = {k: "[0-9]+" if type(key.default) is int else ".+" for k, key in keys.items()}
-            groups = "".join(f"(?:_(?P<{k}>{chars}))?" for k, chars in shape.items())
-            if spelled := re.fullmatch(source + groups, name):
-                options = {k: from_text(text.replace("_", ",").replace("pct", "%"), keys[k])
-                           for k, text in spelled.groupdict().items() if text}
-                complete(keys, options, name)
-                return source, options
+            return meta["source"], {**meta["options"]}
+    for source in (source for source in known if name.startswith(f"{source}_")):
+        keys = read(source)[2]
+        shape = {k: "[0-9]+" if type(key.default) is int else ".+" for k, key in keys.items()}
+        groups = "".join(f"(?:_(?P<{k}>{characters}))?" for k, characters in shape.items())
+        if spelled := re.fullmatch(groups, name.removeprefix(source)):
+            return source, {k: from_text(text.replace("_", ",").replace("pct", "%"), keys[k])
+                            for k, text in spelled.groupdict().items() if text}
     raise UserError(f"unknown dataset {name}{nearest(name, known)}; there are {', '.join(known)} "
                     f"and what their prepare.py makes; no data/{name}/meta.json says so of this one")
 
@@ -159,17 +142,21 @@ def call(names: dict, function: str, shown: str, **options) -> str:
     return text
 
 
-def make(name: str, source: str, options: dict) -> tuple[Dataset, dict[str, bytes]]:
+def make(name: str, source: str, options: dict, asker: str = "") -> tuple[Dataset, dict[str, bytes]]:
     """The dataset `name` as data/`source`/prepare.py makes it, and what its files are to hold.
 
-    Raises UserError, naming the file, for whatever is wrong there or with `options` of its text().
+    Raises UserError for whatever is wrong there, naming the file, or with `options`, naming the `asker`.
     """
     shown, names, keys = read(source)
-    tasks, full = names.get("TASKS"), complete(keys, options, shown)
+    tasks, asker = names.get("TASKS"), asker or shown
     if not (isinstance(tasks, tuple | list) and all(t in TASKS and tasks.count(t) == 1 for t in tasks)):
         raise UserError(f"{shown}: TASKS = {tasks!r:.80} will not do; expected a tuple of some of {TASKS}")
+    for key in options.keys() - keys:
+        raise UserError(f"{asker}: unknown key {key}{nearest(key, [*keys, *config.KEYS])}; options of "
+                        f"{source}: {', '.join(keys) or 'none'}")
+    full = {key: check(key, options.get(key, keys[key].default), keys[key], asker) for key in keys}
     numbers = full.get("numbers", 10)
-    pairs = pairs_of(full.get("held_out", ()), f"{shown}: held_out", numbers)
+    pairs = pairs_of(full.get("held_out", ()), f"{asker}: held_out", numbers)
     train = call(names, "text", shown, **full)
     val = call(names, "val_text", shown, **full) if "val_text" in names else train
     vocab = "".join(sorted({*train, *val}))

@@ -36,10 +36,10 @@ def test_size_and_vocabulary_are_exact(datasets, task):
     assert text_of(d) == text_of(d, "val"), "train and validation are the same text by design"
 
 
-def equations(held_out) -> list[str]:
+def equations(held_out, numbers: int = 10) -> list[str]:
     """All equations but those of the held-out pairs."""
     pairs = {frozenset(pair) for pair in held_out}
-    return sorted(line for a in range(10) for b in range(10) if {a, b} not in pairs
+    return sorted(line for a in range(numbers) for b in range(numbers) if {a, b} not in pairs
                   for line in (f"<{a}+{b}={a + b}>", f"<{a}-{b}={a - b}>"))
 
 
@@ -154,6 +154,30 @@ def test_any_pairs_can_be_held_out(bare, pairs):
     assert data.make(d.name, "as_math", other)[0].sha256 == d.sha256
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(2, 50), st.sampled_from([0.5, 5, 20, 60]), st.integers(1, 39))
+def test_a_table_of_any_size_and_share(bare, numbers, share, more):
+    """Nested: what a share holds out, a larger one does too. And lines as long as the longest equation."""
+    d, larger = (data.load(f"as_math_{numbers}_{x}pct") for x in (share, share + more))
+    lines = text_of(d).splitlines()
+    assert sorted(map(str.rstrip, lines)) == equations(d.held_out, numbers) and d.numbers == numbers
+    assert {*map(len, lines)} == {max(map(len, equations((), numbers)))}
+    assert larger.held_out[:len(d.held_out)] == d.held_out
+    assert len({*d.held_out}) == max(1, round(share / 100 * numbers * (numbers - 1) / 2))
+
+
+def test_the_options_of_a_text_are_prepared_named_and_kept(mine, capsys):
+    mine.write_text("TASKS = ()\ndef text(count=2, word='ab'): return word * count")
+    data.prepare("mine", ["--word=xy"])
+    data.prepare("mine", ["--word=a,b", "--count=3", "--name=short"])
+    assert [text_of(data.load(name)) for name in ("mine", "mine_xy", "mine_4", "mine_1_z", "short")] == [
+        "abab", "xyxy", "abababab", "z", "a,ba,ba,b"]
+    assert json.loads(Path("data/short/meta.json").read_text())["options"] == {"word": "a,b", "count": 3}
+    for argv in (["--wrd=a"], ["--count=x"], ["--word=a/b"]):
+        with pytest.raises(UserError, match="did you mean word|a whole number|plain folder"):
+            data.prepare("mine", argv)
+
+
 def test_held_out_pairs_are_a_property_of_the_data(bare, capsys):
     data.prepare("as_math", ["--held_out=3-8,2-6"])
     assert "train on it with --dataset=as_math_3-8_2-6" in capsys.readouterr().out
@@ -181,6 +205,9 @@ ALL_PAIRS = ",".join(f"{a}-{b}" for a in range(10) for b in range(a, 10))
     (f"--held_out={ALL_PAIRS}", "all pairs of numbers"), ("--held_out=3-8 --name=a/b", "plain folder"),
     ("--held_out=3-8 --name=../b", "plain folder"), ("--held_out=3-8 --name=facts_char", "no other dataset"),
     ("--held_out=3-8 --name=as_math", "no other dataset"), ("--held_out=3-8 --name=as_math_1-2", "no other"),
+    ("--numbers=1", "at least 2"), ("--numbers=51", "at most 50"), ("--numbers=ten", "a whole number"),
+    ("--held_out=100%", "'100%' will not do"), ("--held_out=0%", "below 100%"), ("--held_out=nan%", "'nan%'"),
+    ("--numbers=20 --held_out=5-25", "0 to 19"), ("--numbers=5", "'5-7' will not do; expected pairs"),
     ("--held_out=3-8 --name=files.py", "no other dataset"), ("--hold_out=3-8", "mean held_out")])
 def test_wrong_pairs_and_names_are_one_line_and_write_nothing(bare, argv, message):
     data.prepare("as_math", ["--held_out=1-2"])

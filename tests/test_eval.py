@@ -20,7 +20,7 @@ from reference import continue_one, gpt_of
 from sample import Trained, complete, distinct_texts
 
 CAPITAL_OF = dict(capitals())
-EQUATIONS, PAIRS = equations(10), ((5, 7),)
+EQUATIONS, PAIRS = [e[:3] for e in equations(10)], ((5, 7),)
 SHAPES = {"deep": GPTConfig(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, mlp_expansion=4),
           "heads": GPTConfig(block_size=5, vocab_size=7, n_head=3, n_embd=12, mlp_expansion=2)}
 
@@ -145,6 +145,17 @@ def test_math_command_prints_and_writes_what_an_oracle_deserves(use_oracle, math
     assert held_out == [("5", "+", "7"), ("7", "+", "5"), ("5", "-", "7"), ("7", "-", "5")]
     assert {row["correct"] for row in rows if row["held_out"] == "1"} == {"0" if wrong else "3"}
     assert {row["correct"] for row in rows if row["held_out"] == "0"} == {"3"}
+    assert all(int(row["answer"]) == eval(row["a"] + row["op"] + row["b"]) for row in rows)
+
+
+def test_a_larger_table_is_trained_and_evaluated(tmp_path, capsys, datasets):
+    """Of what is wrong the first twenty are printed, and no grid; two samples a prompt in the log."""
+    folder = train(tmp_path / "run", "--dataset=as_math_14_5pct", "--block_size=11", "--max_iters=2")
+    assert (log(folder)[-1]["add_total"], log(folder)[-1]["heldout_total"]) == ("392", "40")
+    eval_as_math.main([f"--out_dir={folder}", "--num_samples=1", f"--csv={tmp_path}/out.csv"])
+    out, rows = capsys.readouterr().out, table(tmp_path / "out.csv")
+    assert out.count(" x1\n") == 20 and " more\n" in out and " / 372 " in out and "a\\b" not in out
+    assert [sum(row["held_out"] == out for row in rows) for out in "01"] == [372, 20]
     assert all(int(row["answer"]) == eval(row["a"] + row["op"] + row["b"]) for row in rows)
 
 

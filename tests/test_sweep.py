@@ -241,7 +241,7 @@ def test_numbers_draws_the_plane_its_line_and_one_width(tmp_path, monkeypatch):
     study, logs = study_of("numbers"), []
     for n, width, end in [*itertools.product((10, 14, 20, 28), (14, 28, 56), [""]), (14, 28, "_exposure")]:
         parameters, folder = 6 * width ** 2, Path(f"numbers_{n}_n_embd_{width}{end}")
-        right = np.round(400 / (1 + (parameters / study["_equations"](n) / 7) ** 3) + bool(end))
+        right = np.round(400 / (1 + (parameters / study["TRAINED"][n] / 7) ** 3) + bool(end))
         columns = {"add_correct": 700 + right, "sub_correct": 100, "add_total": 1000, "sub_total": 400,
                    "heldout_correct": right, "heldout_total": 400}
         logs.append(log.RunLog(folder, {"numbers": n, "parameters": parameters, "config": {"n_embd": width}},
@@ -253,7 +253,7 @@ def test_numbers_draws_the_plane_its_line_and_one_width(tmp_path, monkeypatch):
                               for x in range(4) for y in range(3)}
     assert {text.get_text().split()[1] for text in left.texts} == {"(80)"}
     assert "R^2 = 1.00 of x = parameters / equations" in said
-    rows, columns = ([6 * n ** 2 for n in (14, 28, 56)], [*map(study["_equations"], (10, 14, 20, 28))])
+    rows, columns = ([6 * n ** 2 for n in (14, 28, 56)], [*study["TRAINED"].values()][:4])
     x, y = (np.interp(along, range(len(values)), np.log(values))
             for along, values in zip(left.lines[0].get_data(), (columns, rows)))
     np.testing.assert_allclose(np.exp(y - x), 7, rtol=0.02)
