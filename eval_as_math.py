@@ -79,7 +79,7 @@ def ask_again(run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a run (data.log.RunLog) answers by its ckpt.pt, asked as in its last evaluation; which of the
     equations were held out, and which are additions. Raises UserError if there is no ckpt.pt."""
     model, sampling = open_model(str(run.folder)), ("num_samples", "temperature", "top_k")
-    texts = ask(model, model, model.seeds, model.iters, **{key: run.notes["config"][key] for key in sampling})
+    texts = ask(model, model, model.seeds, model.iters, **{key: run.info["config"][key] for key in sampling})
     n = texts.shape[1]
     return texts, held_out_mask(n, model.held_out), np.arange(n) < n // 2
 

@@ -24,7 +24,7 @@ from config import Key, UserError
 from data import rng, stats
 from data.as_math.prepare import answer
 from data.files import replace_file, writing
-from data.log import RunLog, parts, read_run, reading
+from data.log import RunLog, rank_folders, read_run, reading
 from data.stats import RESAMPLES, mean_and_range, percent, permutation_test, rank_correlation, share_of
 from plot_results import CURVES, OPERATIONS, Axes, Figure, accuracy, markdown_table
 
@@ -116,7 +116,7 @@ def score_cells(run: RunLog, operation: str) -> list[str]:
     """Our cells in Tables 2-4: in each the score at the best evaluation and at the last."""
     cells = [f"{percent(at_best(run, operation, right).mean())} · {mean_and_range(right[-1])}"
              for right in (accuracy(run, name) for name in ASKED[operation])]
-    if operation != "facts" and run.notes["held_out"]:
+    if operation != "facts" and run.info["held_out"]:
         heldout = right, asked = [run.columns[f"heldout_{kind}"] for kind in ("correct", "total")]
         best, last = [at_best(run, operation, x).sum() for x in heldout], [x[-1].sum() for x in heldout]
         cells.append("{:.0f}/{:.0f} · {:.0f}/{:.0f}".format(*best, *last))
@@ -159,7 +159,7 @@ def short_table(runs: dict[str, Runs]) -> str:
 
 def loss_cells(run: RunLog, operation: str) -> list[str]:
     """Where the last loss stands between the rule-follower and the memoriser."""
-    loss, rule, floor = run.columns["train_loss"][-1], run.notes["rule_loss"], run.notes["loss_floor"]
+    loss, rule, floor = run.columns["train_loss"][-1], run.info["rule_loss"], run.info["loss_floor"]
     cells = [mean_and_range(loss, "{:.4f}".format)]
     if rule is None or floor is None:
         return cells
@@ -179,13 +179,13 @@ def best_cells(run: RunLog, operation: str) -> list[str]:
 
 def minutes(run: RunLog) -> str:
     """What a run took, its processes' minutes added up; "-" if its rows were taken from another run's log."""
-    each = [read_run(part).columns["elapsed_s"][-1].max() for part in parts(run.folder)]
-    return "-" if run.notes.get("taken_from") else f"{sum(each) / 60:,.1f}"
+    each = [read_run(part).columns["elapsed_s"][-1].max() for part in rank_folders(run.folder)]
+    return "-" if run.info.get("taken_from") else f"{sum(each) / 60:,.1f}"
 
 
 def cost_cells(run: RunLog, operation: str) -> list[str]:
     """What a run took."""
-    return [f"{run.iters[-1]:,}", minutes(run), run.notes["device"]]
+    return [f"{run.iters[-1]:,}", minutes(run), run.info["device"]]
 
 
 def first_cells(size: str, run: RunLog | None, note: str) -> list[str]:
@@ -193,14 +193,14 @@ def first_cells(size: str, run: RunLog | None, note: str) -> list[str]:
     if not run:
         return [f"{MODELS[size]}, {note}", "-"]
     name = ", ".join(filter(None, [MODELS[size], plots.shortfall(run)]))
-    return [name + note, str(len(run.notes["seeds"]))]
+    return [name + note, str(len(run.info["seeds"]))]
 
 
-def overview(heading: str, notes: str, header: list[str], runs: dict[str, Runs], cells: Callable) -> str:
+def overview(heading: str, text: str, header: list[str], runs: dict[str, Runs], cells: Callable) -> str:
     """A table with one row a run that is there, of the cells that `cells` (run, operation) gives."""
     rows = [[DATA[operation], *first_cells(size, run, note), *cells(run, operation)]
             for operation, of_size in runs.items() for size, (run, note) in of_size.items() if run]
-    return markdown_table(heading, notes, [["data", "model", "seeds", *header], *rows])
+    return markdown_table(heading, text, [["data", "model", "seeds", *header], *rows])
 
 
 def tables(runs: dict[str, Runs], digits: list, wd: bool) -> str:
@@ -258,18 +258,18 @@ def find_digits(runs: Runs) -> list[Digits]:
     found = []
     for size, (run, _) in runs.items():
         path = run and run.folder / "wte.npz"
-        if run and all((part / "ckpt.pt").is_file() for part in parts(run.folder)):
+        if run and all((part / "ckpt.pt").is_file() for part in rank_folders(run.folder)):
             from sample import open_model  # here alone: torch, which nothing else needs
             path, model = run.folder / "ckpt.pt", open_model(str(run.folder))
             wte, vocab, seeds = model.embedding(), model.vocab, model.seeds
         elif run and path.is_file():
             with reading(path), np.load(path) as saved:
-                wte, vocab, seeds = saved["wte"], str(saved["vocab"]), run.notes["seeds"]
+                wte, vocab, seeds = saved["wte"], str(saved["vocab"]), run.info["seeds"]
         else:
             continue
         with reading(path):
             rows = digit_rows(wte, vocab)
-            columns = [run.notes["seeds"].index(seed) for seed in seeds]
+            columns = [run.info["seeds"].index(seed) for seed in seeds]
         name = MODELS[size]
         order, variance = np.array([(digit_order(one), two_components(one)[1]) for one in rows]).T
         right, p = accuracy(run, "heldout")[-1, columns] == 1, None
@@ -534,7 +534,7 @@ def main(argv: list[str]) -> None:
     figures = {root / f"{name}{end}.png": draw_grid(op, runs[op], end) for op, name in FIGURES.items()}
     if digits := find_digits(runs["math"]):
         figures[root / f"digits{end}.png"] = digits_figure(digits)
-    figures |= {run.folder / "plot.png": plots.run_figure(run, run.notes["tasks"])
+    figures |= {run.folder / "plot.png": plots.run_figure(run, run.info["tasks"])
                 for of_size in runs.values() for run, note in of_size.values() if run and not note}
     texts = {}
     if (root / "answers" / "n14.csv").is_file() and not end:
@@ -545,7 +545,7 @@ def main(argv: list[str]) -> None:
     for at, written in (texts | {path: text}).items():
         replace_file(at, written.encode())
     folders = [run.folder for size in ("14", "28") if (run := runs["math"][size][0])
-               and any(parts(run.folder)[0].glob("ckpt_[0-9]*.pt"))]
+               and any(rank_folders(run.folder)[0].glob("ckpt_[0-9]*.pt"))]
     if len(folders) == 2:
         print(f"drawing {root}/learning{end}.gif: takes a minute")
         film(folders, root / f"learning{end}.gif")

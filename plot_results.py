@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 import config
 from config import Key, UserError
 from data.files import replace_file
-from data.log import SCORES, NoEvaluation, RunLog, parts, read_run
+from data.log import SCORES, NoEvaluation, RunLog, rank_folders, read_run
 
 OPERATIONS = {"math": ["math"], "facts": ["facts"], "both": ["math", "facts"]}
 KEYS = {
@@ -48,7 +48,7 @@ def find_log(folder: Path) -> RunLog | None:
 
     Raises UserError if it is damaged.
     """
-    if any((part / "results.csv").exists() for part in parts(folder)):
+    if any((part / "results.csv").exists() for part in rank_folders(folder)):
         try:
             return read_run(folder)
         except NoEvaluation as e:
@@ -101,7 +101,7 @@ def save_figure(fig: Figure, path: Path) -> None:
 
 def tasks_of(run: RunLog, operation: str) -> list[str]:
     """The tasks of an operation; raises UserError if the run does not have them."""
-    tasks = run.notes["tasks"]
+    tasks = run.info["tasks"]
     if set(OPERATIONS[operation]) - set(tasks):
         raise UserError(f"{run.folder}: no data for operation {operation}; expected "
                         f"{' or '.join(tasks) or 'none'}, by what this run was trained on")
@@ -110,14 +110,14 @@ def tasks_of(run: RunLog, operation: str) -> list[str]:
 
 def shortfall(run: RunLog) -> str:
     """How far a run got that stands short of its end; nothing for one that is finished."""
-    last, end = run.iters[-1], run.notes["config"]["max_iters"]
+    last, end = run.iters[-1], run.info["config"]["max_iters"]
     return f"{last:,} of {end:,} iterations" if last < end else ""
 
 
 def run_title(name: str, run: RunLog, note: str = "") -> str:
     """A panel's title: name, parameters and seeds of the run, and how far it got if it is not finished."""
-    seeds = len(run.notes["seeds"])
-    title = f"{name}: {run.notes['parameters']:,} parameters, {seeds} seed{'s' if seeds > 1 else ''}{note}"
+    seeds = len(run.info["seeds"])
+    title = f"{name}: {run.info['parameters']:,} parameters, {seeds} seed{'s' if seeds > 1 else ''}{note}"
     return "\n".join(line for line in (title, shortfall(run)) if line)
 
 
@@ -139,7 +139,7 @@ def loss_limits(runs: Sequence[RunLog]) -> tuple[float, float]:
     """The loss's scale for some runs on a dataset, about the references; the first iterations lie above."""
     lows, highs = [], []
     for run in runs:
-        loss, rule, floor = run.columns["train_loss"], run.notes["rule_loss"], run.notes["loss_floor"]
+        loss, rule, floor = run.columns["train_loss"], run.info["rule_loss"], run.info["loss_floor"]
         lows.append(0.85 * (loss.min() if floor is None else floor))
         highs += [1.1 * np.median(loss, axis=1).min(), loss.max() if rule is None else 3.5 * rule]
     return max(1e-3, min(lows, default=0.1)), max(1e-2, max(highs, default=5))
@@ -167,7 +167,7 @@ def draw_heldout(ax: Axes, run: RunLog) -> None:
 
     A median over seeds would jump: a seed gets an equation right or wrong.
     """
-    x, pairs, right = run.iters, run.notes["held_out"], accuracy(run, "heldout")
+    x, pairs, right = run.iters, run.info["held_out"], accuracy(run, "heldout")
     edges = np.concatenate([x[:1] - 0.5, (x[1:] + x[:-1]) / 2, x[-1:] + 0.5])
     name = f"held-out, {len(pairs)} pairs" if len(pairs) > 1 else "held-out ({},{})".format(*pairs[0])
     for label, (least, color) in HELDOUT_LEVELS.items():
@@ -183,13 +183,13 @@ def draw_run(strips: Sequence[Axes], run: RunLog, tasks: list[str], limits: tupl
     answers, loss, x = strips[0], strips[-1], run.iters
     for name in [name for task in tasks for name in SCORES[task]]:
         draw_curve(answers, x, 100 * accuracy(run, name), *CURVES[name])
-    for ax in strips[1:-1] if run.notes["held_out"] else ():
+    for ax in strips[1:-1] if run.info["held_out"] else ():
         draw_heldout(ax, run)
     draw_curve(loss, x, run.columns["train_loss"], "loss", GREY, "-")
     if not np.array_equal(run.columns["train_loss"], run.columns["val_loss"]):
         draw_curve(loss, x, run.columns["val_loss"], "loss on val.bin", GREY, ":")
     for name, (label, dashes) in REFERENCES.items():
-        value = run.notes[name]
+        value = run.info[name]
         if value is not None:
             loss.axhline(value, label=f"{label}: {value:.3f}", color="black", linestyle=dashes, linewidth=0.8)
 
@@ -210,7 +210,7 @@ def add_legend(fig: Figure, strips: Sequence[Sequence[Axes]]) -> None:
 
 def run_figure(run: RunLog, tasks: list[str]) -> Figure:
     """The picture of one run."""
-    heights = strip_heights(tasks, bool(run.notes["held_out"]))
+    heights = strip_heights(tasks, bool(run.info["held_out"]))
     fig = Figure(figsize=(8, 6), layout="constrained")
     strips = fig.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     draw_run(strips, run, tasks, loss_limits([run]))
@@ -223,7 +223,7 @@ def main(argv: list[str]) -> None:
     """Draw the run that the command line names."""
     args = config.settings(argv, KEYS, __doc__)
     run = read_run(Path(args["model_folder"]))
-    tasks = tasks_of(run, args["operation"]) if args["operation"] in OPERATIONS else run.notes["tasks"]
+    tasks = tasks_of(run, args["operation"]) if args["operation"] in OPERATIONS else run.info["tasks"]
     save_figure(run_figure(run, tasks), run.folder / "plot.png")
     print(f"wrote {run.folder / 'plot.png'}")
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from data import encode, rng
-from data.log import parts, seeds_together
+from data.log import rank_folders, seeds_together
 from model import GPTConfig, flatten, forward, load_checkpoint, unflatten
 
 ROWS = 4096  # texts in one forward pass, of all seeds together
@@ -72,7 +72,7 @@ def open_model(out_dir: str, ckpt: str = "ckpt.pt", dataset: str = "") -> Traine
     """
     if not Path(out_dir).is_dir():
         raise UserError(f"no folder {out_dir}; expected the out_dir of a run of train_with_eval.py")
-    loaded = [load_checkpoint(folder / ckpt, dataset) for folder in parts(Path(out_dir))]
+    loaded = [load_checkpoint(folder / ckpt, dataset) for folder in rank_folders(Path(out_dir))]
     (first, cfg), iters = loaded[0], []
     seeds = seeds_together(Path(out_dir), [part for part, _ in loaded])
     for part, _ in loaded:
@@ -157,7 +157,7 @@ def complete(model, vocab: str, prompts: list[str], gens: list[np.random.Generat
 def kept(out_dir: str, most: int = 75) -> list[str]:
     """The kept checkpoints of a run, ckpt_000250.pt and so on, in order: `most` at most, beside the first one
     spaced evenly on a logarithmic scale."""
-    its = sorted(int(path.name[5:-3]) for path in parts(Path(out_dir))[0].glob("ckpt_[0-9]*.pt"))
+    its = sorted(int(path.name[5:-3]) for path in rank_folders(Path(out_dir))[0].glob("ckpt_[0-9]*.pt"))
     wanted = np.geomspace(max(its[1], 1), its[-1], most - 1) if len(its) > most else []
     chosen = {its[0], *(min(its, key=lambda it: abs(it - near)) for near in wanted)} if len(wanted) else its
     return [f"ckpt_{it:06}.pt" for it in sorted(chosen)]

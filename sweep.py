@@ -77,10 +77,10 @@ def read_log(c: dict) -> RunLog | None:
     """The log of the run with config `c`, None if it has not begun. Raises UserError if it is damaged, or not
     of what the study asks."""
     if run := find_log(Path(c["out_dir"])):
-        seeds = run.notes["seeds"]
+        seeds = run.info["seeds"]
         asked = c | {"data_sha256": data.make(c["dataset"], *data.origin(c["dataset"]))[0].sha256}
-        has = c | run.notes["config"] | {"seed": min(seeds), "num_seeds": len(seeds),
-                                         "data_sha256": run.notes["data_sha256"]}
+        has = c | run.info["config"] | {"seed": min(seeds), "num_seeds": len(seeds),
+                                         "data_sha256": run.info["data_sha256"]}
         for key in asked.keys() - MAY_CHANGE:
             if asked[key] != has[key] and "auto" not in (asked[key], has[key]):
                 raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {asked[key]}; ask "
@@ -147,14 +147,14 @@ def table(name: str, logs: list[RunLog], more: str) -> str:
              "loss", "rule-follower", "memoriser", "way"]]
     for run in logs:
         answers = ["-"] * 3
-        if run.notes["held_out"]:
+        if run.info["held_out"]:
             seen, unseen = (accuracy(run, name)[-1] for name in ("seen", "heldout"))
             answers = [mean_and_range(seen), mean_and_range(unseen),
                        share_of((unseen == 1).sum(), len(unseen))]
-        rows.append([run.folder.name, f"{run.notes['parameters']:,}", str(len(run.notes["seeds"])),
+        rows.append([run.folder.name, f"{run.info['parameters']:,}", str(len(run.info["seeds"])),
                      minutes(run), *answers, *loss_cells(run, "")])
-    taken = [f"{run.folder.name} is taken from {run.notes['taken_from']}, which says what it took.\n"
-             for run in logs if run.notes.get("taken_from")]
+    taken = [f"{run.folder.name} is taken from {run.info['taken_from']}, which says what it took.\n"
+             for run in logs if run.info.get("taken_from")]
     return markdown_table(name, "".join([NOTES, *taken]), rows) + f"\n{more}" * bool(more)
 
 

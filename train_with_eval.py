@@ -232,8 +232,8 @@ def main(argv: list[str]) -> int:
     """Train as the command line says, this process's share of the seeds."""
     c, given = config.read(argv, __doc__)
     if c["init_from"] == "resume" and "num_seeds" not in given and state.ranks():
-        c["num_seeds"] = sum(len(log.read_notes(folder / "config.json")["seeds"])
-                             for folder in log.parts(Path(c["out_dir"])))
+        c["num_seeds"] = sum(len(log.read_info(folder / "config.json")["seeds"])
+                             for folder in log.rank_folders(Path(c["out_dir"])))
     own = share(c)
     return train(c | own, given | {name: own[name] for name in own if name in given or name == "out_dir"})
 

@@ -13,9 +13,9 @@ runs = [dict(n_embd=n, num_seeds=seeds) for n, seeds in SEEDS.items()]
 
 def draw(fig, logs):
     """Right answers, and the loss between rule-follower and memoriser, over the number of parameters."""
-    logs = sorted(logs, key=lambda run: run.notes["parameters"])
-    x, (top, bottom) = np.array([run.notes["parameters"] for run in logs]), fig.subplots(2, sharex=True)
-    unseen, rule = [accuracy(run, "heldout")[-1] for run in logs], logs[0].notes["rule_loss"]
+    logs = sorted(logs, key=lambda run: run.info["parameters"])
+    x, (top, bottom) = np.array([run.info["parameters"] for run in logs]), fig.subplots(2, sharex=True)
+    unseen, rule = [accuracy(run, "heldout")[-1] for run in logs], logs[0].info["rule_loss"]
     mean = 100 * np.array([seeds.mean() for seeds in unseen])
     top.plot(x, [100 * accuracy(run, "seen")[-1].mean() for run in logs], "^:", color=SEEN,
              label="seen answers right")
@@ -35,11 +35,11 @@ def draw(fig, logs):
                 label="one seed")
     bottom.plot(x, [seeds.mean() for seeds in losses], "o-", color=GREY, label="mean over seeds")
     for name, (label, dashes) in REFERENCES.items():
-        bottom.axhline(logs[0].notes[name], color="black", linestyle=dashes, linewidth=0.8, label=label)
+        bottom.axhline(logs[0].info[name], color="black", linestyle=dashes, linewidth=0.8, label=label)
     bottom.set(xscale="log", xlabel="parameters (width of the model)", ylabel="loss (nats)",
                title="Loss below the rule-follower's is memory: " +
                (f"from {below[0]:,} parameters on" if below else "in no model"))
-    bottom.set_xticks(x, [f"{n:,} ({run.notes['config']['n_embd']})" for n, run in zip(x, logs)], rotation=90)
+    bottom.set_xticks(x, [f"{n:,} ({run.info['config']['n_embd']})" for n, run in zip(x, logs)], rotation=90)
     bottom.minorticks_off()
     for ax, height in ((top, 0.9), (bottom, 1)):
         ax.grid(color="#DDDDDD", linewidth=0.6)

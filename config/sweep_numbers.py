@@ -33,20 +33,20 @@ def draw(fig, logs):
     fig.set_size_inches(9, 5)
     left, right = fig.subplots(1, 2, width_ratios=(3, 2))
     cells = [run for run in logs if not run.folder.name.endswith("_exposure")]
-    at = [(run.notes["parameters"], TRAINED[run.notes["numbers"]]) for run in cells]
+    at = [(run.info["parameters"], TRAINED[run.info["numbers"]]) for run in cells]
     seen, unseen = (np.array([accuracy(run, name)[-1].mean() for run in cells])
                     for name in ("seen", "heldout"))
     draw_cells(left, dict(zip(at, 100 * unseen)),
                {cell: f"{100 * b:.0f}\n({100 * a:.0f})" for cell, a, b in zip(at, seen, unseen)})
-    numbers = {TRAINED[run.notes["numbers"]]: run.notes["numbers"] for run in cells}
-    widths = {run.notes["parameters"]: run.notes["config"]["n_embd"] for run in cells}
+    numbers = {TRAINED[run.info["numbers"]]: run.info["numbers"] for run in cells}
+    widths = {run.info["parameters"]: run.info["config"]["n_embd"] for run in cells}
     left.set_xticks(range(len(numbers)), [f"{numbers[n]}\n({n:,})" for n in sorted(numbers)])
     left.set_yticks(range(len(widths)), [f"{n:,}\n({widths[n]})" for n in sorted(widths)])
     left.set(xlabel="numbers (equations trained on)", ylabel="parameters (width of the model)",
              title="Held-out answers right (%),\nin brackets seen ones")
-    narrow = sorted((run for run in cells if run.notes["config"]["n_embd"] == WIDTH),
-                    key=lambda run: run.notes["numbers"])
-    equal = [run for run in narrow if run.notes["numbers"] == 10] + [run for run in logs if run not in cells]
+    narrow = sorted((run for run in cells if run.info["config"]["n_embd"] == WIDTH),
+                    key=lambda run: run.info["numbers"])
+    equal = [run for run in narrow if run.info["numbers"] == 10] + [run for run in logs if run not in cells]
     return draw_line(left, np.array(at).T, unseen) + draw_width(right, narrow, equal)
 
 
@@ -81,7 +81,7 @@ def draw_width(ax, narrow, equal) -> str:
     """Of one width seen answers, held-out ones, and these within 1, over numbers. Says the last."""
     said = []
     for runs, name, style in ((narrow, "", "o-"), (equal, ", equal exposure", "s--")):
-        x, near = [run.notes["numbers"] for run in runs], [*map(within_1, runs)]
+        x, near = [run.info["numbers"] for run in runs], [*map(within_1, runs)]
         said += [f"{n} numbers{name} {mean_and_range(seeds)}%" for n, seeds in zip(x, near)]
         seen, unseen = ([accuracy(run, of)[-1] for run in runs] for of in ("seen", "heldout"))
         for shares, label, color in ((seen, "seen", SEEN), (unseen, "held-out", HELDOUT),

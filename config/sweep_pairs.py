@@ -22,10 +22,10 @@ def pair_scores(run) -> tuple[float, float]:
 def draw(fig, logs):
     """The held-out score of each pair, one a run: of addition above the diagonal, of subtraction below. Then
     where 5-7 stands among the others, if it is there."""
-    if wrong := [run.folder for run in logs if len(run.notes["held_out"]) != 1]:
+    if wrong := [run.folder for run in logs if len(run.info["held_out"]) != 1]:
         raise UserError(f"{wrong[0]}: this study's runs hold out one pair each")
     fig.set_size_inches(7, 7)
-    cells, ax, pairs = {}, fig.subplots(), [tuple(run.notes["held_out"][0]) for run in logs]
+    cells, ax, pairs = {}, fig.subplots(), [tuple(run.info["held_out"][0]) for run in logs]
     for (a, b), run in zip(pairs, logs):
         cells[a, b], cells[b, a] = pair_scores(run)
     draw_cells(ax, cells)

@@ -27,7 +27,7 @@ def phase(run) -> str:
 
 def draw(fig, logs):
     """Seen and held-out answers right, over the width and the number of held-out pairs."""
-    place = {(run.notes["config"]["n_embd"], len(run.notes["held_out"])): run for run in logs}
+    place = {(run.info["config"]["n_embd"], len(run.info["held_out"])): run for run in logs}
     fig.set_size_inches(8, 4.6)
     for ax, name, title in zip(fig.subplots(1, 2, sharey=True), ("seen", "heldout"), ("seen", "held-out")):
         draw_cells(ax, {at: 100 * accuracy(run, name)[-1].mean() for at, run in place.items()})

@@ -1,4 +1,4 @@
-"""What a run writes down, and the reading of it: config.json ("notes") and results.csv. No torch.
+"""What a run writes down, and the reading of it: config.json ("info") and results.csv. No torch.
 
 results.csv has a row for each evaluation and seed. What a dataset has no prompts for is empty there, never 0.
 """
@@ -25,18 +25,18 @@ CELLS = {  # the columns of results.csv, and what a cell may hold
     "heldout_correct": COUNT, "heldout_total": COUNT, "facts_correct": COUNT, "facts_total": TOTAL,
     "facts_acc": ACCURACY, "combined_acc": ACCURACY, "elapsed_s": Key(0.0, "", lo=0, hi=1e12)}
 COLUMNS = tuple(CELLS)
-NOTES = {"seeds": Key([], ""), "tasks": Key([], ""), "parameters": Key(1, "", lo=1), "device": Key("cpu", ""),
+INFO = {"seeds": Key([], ""), "tasks": Key([], ""), "parameters": Key(1, "", lo=1), "device": Key("cpu", ""),
          "data_sha256": Key("8d87", ""), "loss_floor": LOSS, "rule_loss": LOSS}  # of config.json
-OWN = (*config.MAY_CHANGE, "seed", "num_seeds", "dtype")  # settings in which a run's parts may differ
+OWN = (*config.MAY_CHANGE, "seed", "num_seeds", "dtype")  # settings in which a run's ranks may differ
 SCORES = {"math": ("add", "sub"), "facts": ("facts",)}  # of each task, all that is asked
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """What a run's folder says: `notes` is config.json; of results.csv, `iters` (N,) and `columns`
-    {name: (N, S)}, the seeds in the order of `notes["seeds"]`, NaN where the log is empty."""
+    """What a run's folder says: `info` is config.json; of results.csv, `iters` (N,) and `columns`
+    {name: (N, S)}, the seeds in the order of `info["seeds"]`, NaN where the log is empty."""
     folder: Path
-    notes: dict
+    info: dict
     iters: np.ndarray
     columns: dict[str, np.ndarray]
 
@@ -45,9 +45,9 @@ class NoEvaluation(UserError):
     """A run that has only begun: a part of it is not there, or its log has no evaluation of all seeds yet."""
 
 
-def start(folder: Path, notes: dict, rows: list[dict]) -> None:
+def start(folder: Path, info: dict, rows: list[dict]) -> None:
     """Write config.json, and results.csv with the rows that it begins with, each at once or not at all."""
-    replace_file(folder / "config.json", (json.dumps(notes, indent=1, allow_nan=False) + "\n").encode())
+    replace_file(folder / "config.json", (json.dumps(info, indent=1, allow_nan=False) + "\n").encode())
     replace_file(folder / "results.csv", table([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]))
 
 
@@ -74,21 +74,21 @@ def reading(source: Path | str):
         raise UserError(f"{source}: damaged, {why}; restore the file or train the run again") from None
 
 
-def read_notes(path: Path) -> dict:
+def read_info(path: Path) -> dict:
     """config.json; raises UserError if it is damaged."""
     with reading(path):
-        notes = json.loads(path.read_text(encoding="utf-8"))
-        seeds, tasks = notes["seeds"], notes["tasks"]
-        config.check("max_iters", notes["config"]["max_iters"], CELLS["iter"], path)
-        for name, key in NOTES.items():
-            if key is not LOSS or notes[name] is not None:
-                config.check(name, notes[name], key, path)
+        info = json.loads(path.read_text(encoding="utf-8"))
+        seeds, tasks = info["seeds"], info["tasks"]
+        config.check("max_iters", info["config"]["max_iters"], CELLS["iter"], path)
+        for name, key in INFO.items():
+            if key is not LOSS or info[name] is not None:
+                config.check(name, info[name], key, path)
         if ({*map(type, seeds)} != {int} or len({*seeds}) < len(seeds)
                 or len({*tasks} & {*SCORES}) < len(tasks)):
             raise ValueError("its seeds or tasks are not such as train_with_eval.py writes")
-        notes["numbers"] = config.check("numbers", notes.get("numbers", 10), OPTIONS["numbers"], path)
-        pairs_of(notes["held_out"], f"{path}: held_out", notes["numbers"])
-    return notes
+        info["numbers"] = config.check("numbers", info.get("numbers", 10), OPTIONS["numbers"], path)
+        pairs_of(info["held_out"], f"{path}: held_out", info["numbers"])
+    return info
 
 
 def read_rows(path: Path, seeds: list[int], tasks: list[str]) -> list[dict]:
@@ -124,7 +124,7 @@ def read_rows(path: Path, seeds: list[int], tasks: list[str]) -> list[dict]:
     return list(rows.values())
 
 
-def parts(folder: Path) -> list[Path]:
+def rank_folders(folder: Path) -> list[Path]:
     """The folders that a run lies in: its own, or the rank_0/, rank_1/, ... in it of a run under torchrun,
     without those of ranks that have not begun."""
     ranks = [path for path in folder.glob("rank_*") if re.fullmatch("rank_[0-9]+", path.name)
@@ -133,11 +133,11 @@ def parts(folder: Path) -> list[Path]:
 
 
 def seeds_together(folder: Path, about: list[dict]) -> list[int]:
-    """The seeds of all `parts` of a run, by the config.json or the checkpoint of each.
+    """The seeds of all folders of a run, by the config.json or the checkpoint of each.
 
     Raises NoEvaluation if the folder of a rank is not there, UserError if they are of different runs.
     """
-    there = parts(folder)
+    there = rank_folders(folder)
     with reading(folder):
         ranks = max(config.check("ranks", part.get("ranks", 1), config.KEYS["num_seeds"], "config.json")
                     for part in about)
@@ -155,14 +155,14 @@ def seeds_together(folder: Path, about: list[dict]) -> list[int]:
 
 
 def read_part(folder: Path) -> tuple[dict, set[int], dict]:
-    """Of one of a run's `parts`: config.json, the complete evaluations, the rows by (iteration, seed)."""
-    notes, path = read_notes(folder / "config.json"), folder / "results.csv"
-    row_of = {(row["iter"], row["seed"]): row for row in read_rows(path, notes["seeds"], notes["tasks"])}
+    """Of one of a run's folders: config.json, the complete evaluations, the rows by (iteration, seed)."""
+    info, path = read_info(folder / "config.json"), folder / "results.csv"
+    row_of = {(row["iter"], row["seed"]): row for row in read_rows(path, info["seeds"], info["tasks"])}
     iters = {it for it, _ in row_of}
-    lacking = [(it, seed) for it in sorted(iters) for seed in notes["seeds"] if (it, seed) not in row_of]
+    lacking = [(it, seed) for it in sorted(iters) for seed in info["seeds"] if (it, seed) not in row_of]
     if lacking and lacking[0][0] < max(iters):
         raise UserError("{}: damaged, iteration {} lacks seed {}; train again".format(path, *lacking[0]))
-    return notes, iters - {it for it, _ in lacking}, row_of  # the last one may be half written
+    return info, iters - {it for it, _ in lacking}, row_of  # the last one may be half written
 
 
 def read_run(folder: Path) -> RunLog:
@@ -170,15 +170,15 @@ def read_run(folder: Path) -> RunLog:
 
     Raises UserError for what is missing or damaged, NoEvaluation if there is no evaluation yet.
     """
-    notes, complete, row_of = zip(*map(read_part, parts(folder)))
-    seeds, iters = seeds_together(folder, notes), sorted(set.intersection(*complete))
+    info, complete, row_of = zip(*map(read_part, rank_folders(folder)))
+    seeds, iters = seeds_together(folder, info), sorted(set.intersection(*complete))
     if not iters:
         raise NoEvaluation(f"{folder}: no complete evaluation; expected a line in results.csv for each of "
                            f"{len(seeds)} seeds; wait, or train the run further")
     rows = [ChainMap(*row_of)[it, seed] for it in iters for seed in seeds]
     columns = {name: np.array([np.nan if row[name] == "" else row[name] for row in rows], dtype=float)
                .reshape(-1, len(seeds)) for name in COLUMNS}
-    return RunLog(folder, notes[0] | {"seeds": seeds}, np.array(iters), columns)
+    return RunLog(folder, info[0] | {"seeds": seeds}, np.array(iters), columns)
 
 
 def start_wandb(c: dict) -> None:

@@ -54,9 +54,9 @@ def refuse_other_ranks(folder: Path) -> None:
     """Raises UserError if this process's `folder` lies in or about a run of another number of processes."""
     top = folder.parent if ranks() else folder
     own = {top / f"rank_{i}" for i in range(ranks())}
-    if {*log.parts(top)} - own - {top} or (ranks() and run_files(top)):
+    if {*log.rank_folders(top)} - own - {top} or (ranks() and run_files(top)):
         raise UserError(f"{top} holds a run of another number of processes; start as many, or go on with "
-                        f"each alone, --out_dir={log.parts(top)[0]}, or choose another --out_dir")
+                        f"each alone, --out_dir={log.rank_folders(top)[0]}, or choose another --out_dir")
 
 
 def refuse_to_overwrite(c: dict, folder: Path) -> None:

@@ -31,7 +31,7 @@ def row(i: int, s: int, tasks: list[str]) -> dict:
     return cells | ({"combined_acc": right / asked} if tasks else {})
 
 
-def notes_of(tasks: list[str], seeds: list[int], **changed) -> dict:
+def info_of(tasks: list[str], seeds: list[int], **changed) -> dict:
     """The config.json of a run."""
     return {"config": {"max_iters": ITERS[-1]}, "parameters": 1456, "seeds": seeds, "tasks": tasks,
             "held_out": [[5, 7]] if "math" in tasks else [], "loss_floor": 0.531, "rule_loss": 0.767,
@@ -39,16 +39,16 @@ def notes_of(tasks: list[str], seeds: list[int], **changed) -> dict:
 
 
 def write_run(folder: Path, operation: str = "math", seeds: range = range(3), evaluations: int = 4,
-              change=lambda row: row, **notes) -> Path:
+              change=lambda row: row, **info) -> Path:
     """A run's folder: those of the seeds and so many evaluations, every row as `change` has it."""
     folder.mkdir(parents=True)
     tasks = TASKS[operation]
     rows = [change(row(i, s, tasks)) for i in range(evaluations) for s in seeds]
-    log.start(folder, notes_of(tasks, [SEEDS[s] for s in seeds], **notes), rows)
+    log.start(folder, info_of(tasks, [SEEDS[s] for s in seeds], **info), rows)
     return folder
 
 
-def change_notes(folder: Path, **changed) -> None:
+def change_info(folder: Path, **changed) -> None:
     """Put other values into a run's config.json."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from config import UserError
 from data import log
 from helpers import ROOT
-from runs import ADD, ITERS, LOSS, SEEDS, change_notes, notes_of, row, write_run
+from runs import ADD, ITERS, LOSS, SEEDS, change_info, info_of, row, write_run
 
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_read_run_gives_iterations_by_seeds(tmp_path):
     run = log.read_run(write_run(tmp_path / "run"))
-    assert run.iters.tolist() == ITERS and run.notes["seeds"] == SEEDS
+    assert run.iters.tolist() == ITERS and run.info["seeds"] == SEEDS
     assert run.columns["add_correct"].tolist() == ADD and run.columns["train_loss"].tolist() == LOSS
     assert np.isnan(run.columns["facts_acc"]).all() and run.columns["facts_acc"].shape == (4, 3)
 
@@ -41,27 +41,27 @@ PUBLISHED = {path.parent.parent if path.parent.name.startswith("rank_") else pat
 @pytest.mark.parametrize("folder", sorted(PUBLISHED), ids=str)
 def test_published_logs_are_whole(folder):
     run = log.read_run(folder)
-    assert run.notes["seeds"] == list(range(1337, 1337 + len(run.notes["seeds"])))
-    for path in (part / "results.csv" for part in log.parts(folder)):
+    assert run.info["seeds"] == list(range(1337, 1337 + len(run.info["seeds"])))
+    for path in (part / "results.csv" for part in log.rank_folders(folder)):
         assert path.stat().st_size < 5e6
-        rows = log.read_rows(path, run.notes["seeds"], run.notes["tasks"])
+        rows = log.read_rows(path, run.info["seeds"], run.info["tasks"])
         again = [",".join(str(row[name]) for name in log.COLUMNS) for row in rows]
         assert path.read_text().splitlines()[1:] == again
     evaluation = folder / "eval_as_math.csv"
     if evaluation.exists():
         with open(evaluation, newline="") as f:
             rows = [r for r in csv.DictReader(f) if r["held_out"] == "1"]
-        right = [sum(int(r["correct"]) for r in rows if r["seed"] == str(s)) for s in run.notes["seeds"]]
+        right = [sum(int(r["correct"]) for r in rows if r["seed"] == str(s)) for s in run.info["seeds"]]
         assert right == run.columns["heldout_correct"][-1].tolist()
 
 
-@pytest.mark.parametrize("operation, change, notes", [
+@pytest.mark.parametrize("operation, change, info", [
     ("none", {}, {"loss_floor": None, "rule_loss": None}), ("none", {"train_loss": 3e38}, {"loss_floor": 0}),
     ("math", {"heldout_total": 80}, {"held_out": [[5, 7], [2, 6]]}),
     ("math", {"heldout_correct": 0, "heldout_total": 0}, {"held_out": []}),
     ("math", {"heldout_correct": "", "heldout_total": ""}, {"held_out": []})])
-def test_whatever_the_trainer_writes_is_read(tmp_path, operation, change, notes):
-    run = log.read_run(write_run(tmp_path / "run", operation, change=lambda row: row | change, **notes))
+def test_whatever_the_trainer_writes_is_read(tmp_path, operation, change, info):
+    run = log.read_run(write_run(tmp_path / "run", operation, change=lambda row: row | change, **info))
     assert run.iters.tolist() == ITERS
 
 
@@ -82,12 +82,12 @@ def test_the_folders_of_several_processes_are_one_run(tmp_path):
     write_run(tmp_path / "rank_10", seeds=range(2, 3), evaluations=3)
     write_run(tmp_path / "rank_2", seeds=range(2))
     (tmp_path / "rank_old").mkdir()
-    assert [part.name for part in log.parts(tmp_path)] == ["rank_2", "rank_10"]
+    assert [part.name for part in log.rank_folders(tmp_path)] == ["rank_2", "rank_10"]
     run = log.read_run(tmp_path)
-    assert run.notes["seeds"] == SEEDS and run.iters.tolist() == ITERS[:3]
+    assert run.info["seeds"] == SEEDS and run.iters.tolist() == ITERS[:3]
     assert run.columns["add_correct"].tolist() == ADD[:3]
-    assert log.parts(tmp_path / "rank_2") == [tmp_path / "rank_2"]
-    change_notes(tmp_path / "rank_2", config={"max_iters": 40, "n_embd": 7})
+    assert log.rank_folders(tmp_path / "rank_2") == [tmp_path / "rank_2"]
+    change_info(tmp_path / "rank_2", config={"max_iters": 40, "n_embd": 7})
     with pytest.raises(UserError, match="of different runs"):
         log.read_run(tmp_path)
     write_run(tmp_path / "same" / "rank_0")
@@ -100,7 +100,7 @@ def test_the_folders_of_several_processes_are_one_run(tmp_path):
             log.read_run(tmp_path / "lost")
         (tmp_path / "lost" / "rank_1").mkdir(exist_ok=True)
         (tmp_path / "lost" / "rank_1" / "lock").touch()  # it just begins
-    assert log.read_run(tmp_path / "lost" / "rank_0").notes["seeds"] == SEEDS[:2]
+    assert log.read_run(tmp_path / "lost" / "rank_0").info["seeds"] == SEEDS[:2]
 
 
 BAD_LOGS = {  # how the log is spoilt: what the error must name
@@ -168,7 +168,7 @@ def test_any_damage_reads_or_is_a_user_error(tmp_path, where, cut, put):
     ("rule_loss", "low"), ("device", 3), ("device", ""), ("config", {}), ("config", []),
     ("config", {"max_iters": "many"})])
 def test_a_damaged_config_json_is_named(tmp_path, name, value):
-    change_notes(write_run(tmp_path / "run"), **{name: value})
+    change_info(write_run(tmp_path / "run"), **{name: value})
     with pytest.raises(UserError, match="config.json: "):
         log.read_run(tmp_path / "run")
 
@@ -179,14 +179,14 @@ json_values = st.recursive(st.none() | st.booleans() | st.floats() | st.integers
 
 
 @MANY
-@given(st.sampled_from(sorted(notes_of([], []))), json_values)
+@given(st.sampled_from(sorted(info_of([], []))), json_values)
 def test_any_config_json_reads_or_is_a_user_error(tmp_path, name, value):
     folder = tmp_path / "run"
     if not folder.exists():
         write_run(folder)
     whole = (folder / "config.json").read_text()
     try:
-        change_notes(folder, **{name: value})
+        change_info(folder, **{name: value})
         log.read_run(folder)
     except UserError as e:
         assert str(folder) in str(e)

@@ -11,7 +11,7 @@ import plot_results
 from config import UserError
 from data.log import read_run
 from helpers import ROOT, contents, run_script, train
-from runs import ADD, FACTS, HELDOUT, ITERS, SEEDS, change_notes, write_run
+from runs import ADD, FACTS, HELDOUT, ITERS, SEEDS, change_info, write_run
 
 
 def drawn(folder: Path, tasks: list[str]) -> dict[str, Axes]:
@@ -63,15 +63,15 @@ def test_held_out_strip_stacks_shares_of_seeds(tmp_path, pairs, label):
 def test_nothing_right_or_nothing_held_out(tmp_path):
     none = write_run(tmp_path / "none", change=lambda row: row | {"heldout_correct": 0})
     assert drawn(none, ["math"])["held-out"].texts[0].get_text() == "none right at any evaluation"
-    change_notes(none, held_out=[])
+    change_info(none, held_out=[])
     assert list(drawn(none, ["math"])) == ["right", "loss"]
 
 
-@pytest.mark.parametrize("notes, labels", [
+@pytest.mark.parametrize("info, labels", [
     ({}, ["loss", "loss on val.bin", "rule-follower's loss: 0.767", "memoriser's loss: 0.531"]),
     ({"loss_floor": None, "rule_loss": None}, ["loss", "loss on val.bin"])])
-def test_a_run_without_tasks_shows_its_losses(tmp_path, notes, labels):
-    folder = write_run(tmp_path / "run", "none", change=lambda row: row | {"val_loss": 4.0}, **notes)
+def test_a_run_without_tasks_shows_its_losses(tmp_path, info, labels):
+    folder = write_run(tmp_path / "run", "none", change=lambda row: row | {"val_loss": 4.0}, **info)
     strips = drawn(folder, [])
     assert list(strips) == ["loss"] and list(lines_of(strips["loss"])) == labels
 
@@ -84,7 +84,7 @@ def test_a_single_evaluation_is_seen(tmp_path):
 def test_a_run_that_is_not_finished_says_so(tmp_path):
     folder = write_run(tmp_path / "run")
     assert drawn(folder, ["math"])["right"].get_title() == "run: 1,456 parameters, 3 seeds"
-    change_notes(folder, config={"max_iters": 30_000})
+    change_info(folder, config={"max_iters": 30_000})
     title = drawn(folder, ["math"])["right"].get_title()
     assert title == "run: 1,456 parameters, 3 seeds\n30 of 30,000 iterations"
 

@@ -42,7 +42,7 @@ def test_readers_take_the_ranks_together_as_the_run_in_one_process(two, tmp_path
     assert run_script("train_with_eval.py", *RUN, "--max_iters=20", f"--out_dir={tmp_path}").returncode == 0
     assert {*contents(two / "rank_0")} == {*contents(tmp_path)} and len(log(two / "rank_1")) == 3 * 2
     together, one = read_run(two), read_run(tmp_path)
-    assert together.notes["seeds"] == one.notes["seeds"] == [1337, 1338, 1339]
+    assert together.info["seeds"] == one.info["seeds"] == [1337, 1338, 1339]
     assert np.array_equal(together.iters, one.iters) and together.iters.tolist() == [0, 10, 20]
     assert np.allclose(together.columns["train_loss"], one.columns["train_loss"], rtol=1e-4)
     (a, b) = (sample.open_model(str(folder)) for folder in (two, tmp_path))

@@ -111,7 +111,7 @@ def test_what_we_found_is_what_the_logs_say():
             "n14 has {n14:.0f}% right, n28 {n28:.0f}%, n56 {n56:.0f}%, the 6-layer model {mlt:.0f}%".format(
                 **line),
             f"{share('n28', 'held-out', 3) - share('n28', 'held-out', 1):.0f}% of what n28 says",
-            f"{100 * highest:.0f}%, with {peak.notes['parameters']:,} parameters",
+            f"{100 * highest:.0f}%, with {peak.info['parameters']:,} parameters",
             f"{best} seeds of n14 and not {right}",
             f"with {100 * few:.0f}% of the held-out answers of ten numbers, has {100 * many:.0f}%"):
         assert words in found, words

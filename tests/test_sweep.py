@@ -17,7 +17,7 @@ from data import log
 from data.files import Lock
 from helpers import ROOT
 from helpers import log as rows_of
-from runs import notes_of
+from runs import info_of
 from sweep import draw, main, read_log, read_study, table, time_left
 
 TINY = ["--max_iters=4", "--eval_interval=2", "--num_samples=1", "--device=cpu", "--batch_size=16"]
@@ -57,9 +57,9 @@ def write_log(folder: Path, seen: list, unseen: list, pair: tuple = (5, 7), n_em
         "sub_correct": (seen[i] + both[i][s] + 1) // 2, "sub_total": 100,
         "heldout_correct": both[i][s], "heldout_total": 4} for i in range(len(seen)) for s in range(2)]
     folder.mkdir(parents=True)
-    notes = notes_of(["math"], [seed, seed + 1], config=c, held_out=[pair], parameters=100 * n_embd,
+    info = info_of(["math"], [seed, seed + 1], config=c, held_out=[pair], parameters=100 * n_embd,
                      data_sha256=data.load("as_math").sha256)
-    log.start(folder, notes, rows)
+    log.start(folder, info, rows)
     return c
 
 
@@ -134,7 +134,7 @@ def test_held_out_pairs_are_trained_on_their_data(tmp_path):
     (tmp_path / "p.py").write_text('runs = [dict(held_out="3-8"), dict(held_out="5-7")]')
     assert run(tmp_path / "p.py", folder="p") == 0
     other = log.read_run(tmp_path / "p" / "held_out_3-8")
-    assert other.notes["held_out"] == [[3, 8]] and other.notes["config"]["dataset"] == "as_math_3-8"
+    assert other.info["held_out"] == [[3, 8]] and other.info["config"]["dataset"] == "as_math_3-8"
     right = 100 * other.columns["heldout_correct"][-1] / other.columns["heldout_total"][-1]
     assert np.mean(study_of("pairs")["pair_scores"](other)) == right.mean()
 
@@ -149,7 +149,7 @@ def test_table_by_hand(tmp_path):
     for rank in range(3):  # of 18 s each
         write_log(tmp_path / "three" / f"rank_{rank}", *CURVES["grokking"], seed=10 * rank)
     logs[:] = logs[0], log.read_run(tmp_path / "three")
-    logs[0].notes["taken_from"] = "results/x: its first seeds"
+    logs[0].info["taken_from"] = "results/x: its first seeds"
     said = table("t", logs, "")
     assert "\nconfusion is taken from results/x: its first seeds, which says what it took.\n" in said
     assert [row.split("|")[4].strip() for row in said.splitlines()[-2:]] == ["-", "0.9"]
@@ -215,13 +215,13 @@ def test_pairs_draws_additions_above_the_diagonal(tmp_path, monkeypatch):
     study = study_of("pairs")
     logs = [read_log(write_log(tmp_path / f"{a}", [0, 196], [0, right], (a, 7)))
             for a, right in enumerate([4, 3, 3, 2, 4, 3])]
-    monkeypatch.setitem(study, "pair_scores", lambda run: (run.notes["held_out"][0][0], 50))
+    monkeypatch.setitem(study, "pair_scores", lambda run: (run.info["held_out"][0][0], 50))
     said = study["draw"](fig := Figure(), logs)
     ax, = fig.axes  # the columns and rows are 0 to 5 and 7
     assert cells_of(ax) == {(6, a): a for a in range(6)} | {(a, 6): 50 for a in range(6)}
     assert ax.yaxis_inverted() and "above the diagonal: addition" in ax.get_xlabel()
     assert "rank 4 of 6 (95% bootstrap interval over seeds 4 to 4) by its mean held-out score, 75%." in said
-    logs[0].notes["held_out"] = [[3, 8], [2, 6]]
+    logs[0].info["held_out"] = [[3, 8], [2, 6]]
     with pytest.raises(config.UserError, match="hold out one pair each"):
         study["draw"](fig, logs)
 

@@ -123,14 +123,14 @@ def test_where_nobody_watches_a_bar_each_evaluation_is_a_line(tmp_path, capsys):
 
 
 def test_config_json_says_what_ran(math_run):
-    notes = json.loads((math_run / "config.json").read_text())
-    assert notes["parameters"] == 1456 and notes["seeds"] == [1337, 1338] and notes["held_out"] == [[5, 7]]
-    assert (round(notes["loss_floor"], 3), round(notes["rule_loss"], 3)) == (0.531, 0.767)
-    c = notes["config"]
+    info = json.loads((math_run / "config.json").read_text())
+    assert info["parameters"] == 1456 and info["seeds"] == [1337, 1338] and info["held_out"] == [[5, 7]]
+    assert (round(info["loss_floor"], 3), round(info["rule_loss"], 3)) == (0.531, 0.767)
+    c = info["config"]
     assert (c["device"], c["dtype"], c["compile"], c["max_iters"]) == ("cpu", "auto", False, 20)
-    assert notes["computed"] == {"device": "cpu", "dtype": "float32", "step": "eager"}
-    assert (notes["ranks"], notes["before"]) == (1, [])
-    assert len(notes["data_sha256"]) == 64 and notes["versions"]["torch"] == torch.__version__
+    assert info["computed"] == {"device": "cpu", "dtype": "float32", "step": "eager"}
+    assert (info["ranks"], info["before"]) == (1, [])
+    assert len(info["data_sha256"]) == 64 and info["versions"]["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("run, best, empty", [
@@ -259,9 +259,9 @@ def test_config_json_keeps_what_computed_a_run_before(tmp_path, monkeypatch):
     for commit, end in (("a", 0), ("b", 20), ("b", 30), ("c", 40)):
         monkeypatch.setattr(state, "git_commit", lambda commit=commit: commit)
         train(folder, f"--max_iters={end}", "--init_from=auto")
-    notes = json.loads((folder / "config.json").read_text())
-    assert [(one["until"], one["git_commit"]) for one in notes["before"]] == [(0, "a"), (30, "b")]
-    assert notes["git_commit"] == "c" and notes["before"][0]["computed"] == notes["computed"]
+    info = json.loads((folder / "config.json").read_text())
+    assert [(one["until"], one["git_commit"]) for one in info["before"]] == [(0, "a"), (30, "b")]
+    assert info["git_commit"] == "c" and info["before"][0]["computed"] == info["computed"]
 
 
 def test_the_time_of_a_resumed_run_goes_on(tmp_path, monkeypatch):
