@@ -36,7 +36,7 @@ from data.batches import Batches
 from data.files import replace_file
 from engine import step_flops
 from engine.pytorch import autocast
-from engine.state import fresh
+from engine.run import fresh
 from model import GPTConfig, Params, init_weights, seeds_of, shape_of, unflatten
 
 try:
@@ -256,7 +256,7 @@ def time_config(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     evaluate()
     begin = time.perf_counter() - start
     first, iteration = update_seconds(
-        lambda it, batches: model.train(torch.from_numpy(batches), trainer.rates(it, len(batches), c)),
+        lambda it, batches: model.update(torch.from_numpy(batches), trainer.rates(it, len(batches), c)),
         c, dataset, seconds)
     begin, evaluation = begin + first, median_seconds(evaluate)
     flops = step_flops(cfg, len(seeds), c["batch_size"], len(text) - cfg.block_size, c["step"] == "fused")

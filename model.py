@@ -115,19 +115,20 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(1)
 
 
-def attention(x: torch.Tensor, p: Params, at: str, cfg: GPTConfig, T: int, dropout: float) -> torch.Tensor:
+def attention(x: torch.Tensor, p: Params, prefix: str, cfg: GPTConfig, T: int, dropout: float
+              ) -> torch.Tensor:
     """Causal self-attention over each T rows of (S, B * T, n_embd) -> the same.
 
     Written out: PyTorch's fused kernels gain nothing at T <= 24, and their backward sums in no fixed order.
     """
     S, _, n = x.shape
     q, k, v = (y.reshape(-1, T, cfg.n_head, n // cfg.n_head).transpose(1, 2)
-               for y in linear(x, p[at + "c_attn.weight"]).split(n, dim=2))  # (S * B, H, T, n / H)
+               for y in linear(x, p[prefix + "c_attn.weight"]).split(n, dim=2))  # (S * B, H, T, n / H)
     weight = (q * q.shape[3] ** -0.5) @ k.mT  # (S * B, H, T query, T key)
     future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
     weight = F.dropout(weight.masked_fill(future, -torch.inf).softmax(3), dropout)
     y = (weight @ v).transpose(1, 2).reshape(S, -1, n)
-    return F.dropout(linear(y, p[at + "c_proj.weight"]), dropout)
+    return F.dropout(linear(y, p[prefix + "c_proj.weight"]), dropout)
 
 
 def forward(p: Params, tokens: torch.Tensor, cfg: GPTConfig, dropout: float = 0.0,
@@ -195,41 +196,31 @@ def from_nanogpt(ckpt: dict) -> dict:
     return {"iter_num": 0} | ckpt | {"seeds": [KEYS["seed"].default], "model": model, "model_args": args}
 
 
-def same_tensor(tensor: object, shape: tuple[int, ...]) -> bool:
-    """Whether it is a plain float32 tensor of this shape."""
-    return (isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.is_cpu
-            and tensor.dtype == torch.float32 and tensor.shape == shape)
-
-
-def checked(ckpt: object, about: dict) -> tuple[dict, GPTConfig]:
+def checked(ckpt: dict, about: dict) -> tuple[dict, GPTConfig]:
     """A checkpoint's dict and its GPTConfig, if all of it belongs together; what the data say, `about`, are
     the `vocab`, `numbers` and `held_out` of one that has none.
 
     Raises one of the errors that `load_checkpoint` puts into words, for whatever is not as it should be.
     """
-    ckpt = ckpt if "seeds" in ckpt else from_nanogpt(ckpt)
-    model, args, seeds = ckpt["model"], dict(ckpt["model_args"]), ckpt["seeds"]
-    cfg = GPTConfig(**{name: check(name, args[name], MODEL_ARGS[name], "its model_args")
-                       for name in args | MODEL_ARGS})  # neither more nor less
-    iters = ckpt["iter_num"] if isinstance(ckpt["iter_num"], list) else [ckpt["iter_num"]] * len(seeds)
-    if not (0 < len(seeds) == len(set(seeds)) == len(iters) and {type(i) for i in [*seeds, *iters]} == {int}
-            and min(*seeds, *iters) >= 0):
-        raise ValueError("its seeds are not distinct whole numbers, each with its iter_num")
+    ckpt = {"numbers": 10, "held_out": ()} | about | (ckpt if "seeds" in ckpt else from_nanogpt(ckpt))
+    weights, seeds, vocab, _ = (ckpt[name] for name in ("model", "seeds", "vocab", "iter_num"))
+    cfg = GPTConfig(**ckpt["model_args"])
+    for name, key in MODEL_ARGS.items():
+        check(name, getattr(cfg, name), key, "its model_args")
     meant = {name: (len(seeds), *shape) for name, shape in shapes(cfg).items()}
     meant["lm_head.weight"] = meant["transformer.wte.weight"]
-    wrong = [str(name) for name in meant | model if not same_tensor(model.get(name), meant.get(name, ()))]
+    shape_of_weight = {name: (*w.shape,) for name, w in weights.items()}
+    wrong = [name for name in meant | weights if shape_of_weight.get(name) != meant.get(name)]
     if wrong or cfg.n_embd % cfg.n_head:
         raise ValueError(f"{', '.join(wrong[:3]) or 'n_head'} not what its model_args describe, "
                          "a GPT without biases")
-    if not model["lm_head.weight"].equal(model["transformer.wte.weight"]):
+    if {w.dtype for w in weights.values()} != {torch.float32}:
+        raise ValueError("its tensors are not float32")
+    if not weights["lm_head.weight"].equal(weights["transformer.wte.weight"]):
         raise ValueError("lm_head and wte are not tied")
-    ckpt = {"numbers": 10, "held_out": ()} | about | ckpt
-    vocab = ckpt["vocab"]
-    if not (isinstance(vocab, str) and vocab == about.get("vocab", vocab)
-            and len(set(vocab)) == len(vocab) == cfg.vocab_size):
+    if not (len(set(vocab)) == len(vocab) == cfg.vocab_size and vocab == about.get("vocab", vocab)):
         raise ValueError(f"its vocabulary of {cfg.vocab_size} characters is another one, or none")
-    numbers = check("numbers", ckpt["numbers"], data.OPTIONS["numbers"], "its data")
-    return ckpt | {"held_out": data.pairs_of(ckpt["held_out"], "held_out", numbers)}, cfg
+    return ckpt | {"held_out": data.pairs_of(ckpt["held_out"], "held_out", ckpt["numbers"])}, cfg
 
 
 def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:

@@ -3,7 +3,7 @@
   python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
 Into out_dir go config.json, results.csv (a row per evaluation and seed), ckpt.pt and ckpt_best_*.pt, with
---keep_every=250 ckpt_000250.pt and so on, and `lock`, the id of the process that trains there, or did last.
+--keep_every=250 ckpt_000250.pt and so on, and, as long as it trains, `lock` with the id of its process.
 """
 import math
 import os
@@ -27,8 +27,8 @@ import eval_capitals
 from data import log
 from data.batches import Batches
 from data.files import Lock
-from engine import state
-from engine.state import Progress
+from engine import run as runs
+from engine.run import Run
 from model import shape_of
 
 EVALUATORS = {"math": eval_as_math, "facts": eval_capitals}
@@ -65,13 +65,14 @@ def evaluate(model: engine.Engine, dataset: data.Dataset, seeds: list[int], iter
 
     Raises UserError if a seed's loss or weights are not finite any more.
     """
+
     def mean_loss(ids):
         text = torch.from_numpy(ids.astype(np.int32))
         return model.losses(text, loss_stride(ids, c)).double().mean(1).numpy()
 
     train_loss = mean_loss(dataset.train)
     val_loss = train_loss if np.array_equal(dataset.train, dataset.val) else mean_loss(dataset.val)
-    state.check_finite(model.state["params"], seeds, iter_num, train_loss, val_loss)
+    runs.check_finite(model.state["params"], seeds, iter_num, train_loss, val_loss)
     rows = [dict.fromkeys(log.COLUMNS, "") | dict(iter=iter_num, seed=s, train_loss=a, val_loss=b)
             for s, a, b in zip(seeds, train_loss.tolist(), val_loss.tolist())]
     right, asked = 0, 0
@@ -98,12 +99,11 @@ def summary(rows: list[dict]) -> str:
     return ", ".join(words)
 
 
-def plain_line(at: Progress, c: dict, done: int, seconds: float) -> str:
-    """Where the run stands, for a log; `done` iterations took `seconds` since it was started or resumed."""
-    pace = seconds / done if done else 0
-    left = pace * (c["max_iters"] - at.iter_num) / 60
-    speed = f"; {1 / pace:,.1f} it/s, {left:,.1f} min left" if done else ""
-    return f"{at.iter_num:,} of {c['max_iters']:,}: {summary(at.rows)}{speed}"
+def plain_line(run: Run, done: int, seconds: float) -> str:
+    """Where a run stands, for a log; `done` iterations took `seconds` since it was started or resumed."""
+    left = run.c["max_iters"] - run.iter_num
+    speed = f"; {done / seconds:,.1f} it/s, {left * seconds / done / 60:,.1f} min left" if done else ""
+    return f"{run.iter_num:,} of {run.c['max_iters']:,}: {summary(run.rows)}{speed}"
 
 
 def check_together(c: dict, dataset: data.Dataset) -> None:
@@ -125,102 +125,94 @@ def check_together(c: dict, dataset: data.Dataset) -> None:
     engine.check_memory(c, shape_of(c, len(dataset.vocab)))
 
 
-def loop(c: dict, model: engine.Engine, dataset: data.Dataset, at: Progress, about: dict, signals: Signals
-         ) -> int:
+def loop(run: Run, dataset: data.Dataset, signals: Signals) -> int:
     """The training loop: evaluate, log and save at every eval_interval, update in between.
 
-    `about` is what `describe` says. Returns the signal that ended it, or 0.
+    Returns the signal that ended it, or 0.
     """
-    folder, seeds, began = Path(c["out_dir"]), about["seeds"], time.perf_counter()
-    saved, before, first, burst = -math.inf, began - at.elapsed_s, at.iter_num, 1  # saves before all else
-    batches = Batches(seeds, len(dataset.train) - c["block_size"], c["batch_size"], c["max_iters"],
+    c, began, first = run.c, time.perf_counter(), run.iter_num
+    saved, n_updates = -math.inf, 1  # so it saves before all else
+    batches = Batches(run.seeds, len(dataset.train) - c["block_size"], c["batch_size"], c["max_iters"],
                       engine.host_memory(c["device"]))
     with tqdm(total=c["max_iters"], initial=first, unit="it", dynamic_ncols=True,
               disable=not sys.stderr.isatty()) as bar:
         while True:
-            last, at.elapsed_s = at.iter_num == c["max_iters"], time.perf_counter() - before
-            if c["keep_every"] and at.iter_num % c["keep_every"] == 0:
-                state.save_weights(folder / f"ckpt_{at.iter_num:06}.pt", model.cfg, model.state["params"], at,
-                                   about)
-            if last or at.iter_num % c["eval_interval"] == 0:
+            last = run.iter_num == c["max_iters"]
+            if c["keep_every"] and run.iter_num % c["keep_every"] == 0:
+                run.save_weights(f"ckpt_{run.iter_num:06}.pt")
+            if last or run.iter_num % c["eval_interval"] == 0:
                 if last or time.perf_counter() - saved > SAVE_EVERY_S:
-                    state.save_best(folder, model.cfg, at, about)
-                    state.save_latest(folder, model.cfg, model.state, at, about)
+                    run.save()
                     saved = time.perf_counter()
-                at.rows = evaluate(model, dataset, seeds, at.iter_num, c)
-                at.elapsed_s = time.perf_counter() - before
-                logged = [row | {"elapsed_s": round(at.elapsed_s, 2)} for row in at.rows]
-                log.append(folder, logged)
-                log.to_wandb(c, logged)
-                at.best = state.keep_best(at.best, at.rows, model.state["params"])
-                bar.set_postfix_str(summary(at.rows))
+                run.log(evaluate(run.engine, dataset, run.seeds, run.iter_num, c))
+                bar.set_postfix_str(summary(run.rows))
                 if bar.disable:
-                    spent = time.perf_counter() - began
-                    print(plain_line(at, c, at.iter_num - first, spent), file=sys.stderr)
-            if last or signals.caught:
-                state.save_best(folder, model.cfg, at, about)
-                if not last:
-                    state.save_latest(folder, model.cfg, model.state, at, about)
-                return 0 if last else signals.caught
-            left = min(c["max_iters"] - at.iter_num, *(every - at.iter_num % every for every in
-                                                       (c["eval_interval"], c["keep_every"]) if every))
-            start, batch = time.perf_counter(), batches.get(at.iter_num, min(left, burst))
+                    print(plain_line(run, run.iter_num - first, time.perf_counter() - began), file=sys.stderr)
+            if last:
+                run.save_best()
+                return 0
+            if signals.caught:
+                run.save()
+                return signals.caught
+            stops = [every - run.iter_num % every for every in (c["eval_interval"], c["keep_every"]) if every]
+            batch = batches.get(run.iter_num, min(n_updates, c["max_iters"] - run.iter_num, *stops))
+            start = time.perf_counter()
             # so many updates, each: forward, backward, clip, AdamW
-            model.train(torch.from_numpy(batch), rates(at.iter_num, len(batch), c))
-            at.iter_num += len(batch)
+            run.engine.update(torch.from_numpy(batch), rates(run.iter_num, len(batch), c))
+            run.iter_num += len(batch)
             bar.update(len(batch))
-            burst = max(1, min(2 * burst, int(len(batch) * LOOK_EVERY_S / (time.perf_counter() - start))))
+            seconds = (time.perf_counter() - start) / len(batch)
+            n_updates = max(1, min(2 * n_updates, int(LOOK_EVERY_S / seconds)))
 
 
-def train(c: dict, given: dict) -> int:
-    """Train config `c`, or go on with it; `given` are the settings that were set by hand.
+def train(c: dict, explicit: dict) -> int:
+    """Train config `c`, or go on with it; a run that is gone on with must have the `explicit` settings.
 
     Returns the exit code: 0, or 128 + the signal that ended the run. Raises UserError.
     """
     folder = Path(c["out_dir"])
-    with Lock(folder) as lock, Signals() as signals:
+    with Lock(folder), Signals() as signals:
         engine.begin(c["seed"])
-        state.refuse_other_ranks(folder)
-        ckpt, at, tensors, rows = {}, Progress(), None, []
+        runs.refuse_other_ranks(folder)
+        ckpt, rows = {}, []
         if c["init_from"] == "resume" or c["init_from"] == "auto" and (folder / "ckpt.pt").exists():
-            c, ckpt, at, tensors, rows = state.resume(given if c["init_from"] == "resume" else c, folder)
+            c, ckpt, rows = runs.resume(explicit, folder)
         else:
-            state.refuse_to_overwrite(c, folder)
-        run, dataset = engine.resolve(c), data.load(c["dataset"])
+            runs.refuse_to_overwrite(c, folder)
+        chosen, dataset = engine.resolve(c), data.load(c["dataset"])
         if ckpt and (ckpt["vocab"], ckpt.get("data_sha256")) != (dataset.vocab, dataset.sha256):
             raise UserError(f"{folder}/ckpt.pt was trained on another text than data/{dataset.name} has now")
-        check_together(run, dataset)
-        about = state.describe(c, run, dataset, ckpt)
-        with engine.out_of_memory(run):
-            cfg = shape_of(c, len(dataset.vocab))
-            model = engine.make(run, cfg, tensors or state.fresh(cfg, about["seeds"]),
-                                torch.from_numpy(dataset.train.astype(np.int32)))
-            log.start_wandb(c)
-            lock.begun = True
-            state.clear(folder, everything=not ckpt)
-            log.start(folder, about, rows)
-            print(f"{folder}: {about['parameters']:,} parameters, {c['num_seeds']} seed(s) from {c['seed']}, "
-                  f"{run['device']} ({about['device']}), {run['dtype']}, step: {run['step']}")
-            if ckpt and ckpt["computed"] != about["computed"]:
-                print(f"it was computed by {', '.join(ckpt['computed'].values())} up to iteration "
-                      f"{at.iter_num}: it goes on equal to rounding"
-                      + ", with other random numbers" * (c["dropout"] > 0))
-            if (stride := loss_stride(dataset.train, c)) > 1:
-                print(f"data/{dataset.name} is long: the loss is the mean over one window in {stride}")
-            caught = loop(run, model, dataset, at, about, signals)
+        check_together(chosen, dataset)
+        with engine.out_of_memory(chosen):
+            run = Run(c, chosen, dataset, ckpt)
+            run.begin(rows)
+            print_start(run, ckpt, dataset)
+            caught = loop(run, dataset, signals)
             log.finish_wandb(c)
     if caught:
         script, out = (shlex.quote(os.path.relpath(path)) for path in (__file__, folder))
-        print(f"stopped at iteration {at.iter_num}; go on with:\npython {script} --init_from=resume "
+        print(f"stopped at iteration {run.iter_num}; go on with:\npython {script} --init_from=resume "
               f"--out_dir={out}", file=sys.stderr)
     return 128 + caught if caught else 0
 
 
-def share(c: dict) -> dict:
-    """What is this rank's own of a run under torchrun: its seeds, its folder in out_dir; {} without it."""
-    if not state.ranks():
+def print_start(run: Run, ckpt: dict, dataset: data.Dataset) -> None:
+    """Say what is trained, by what, and what a user would wonder at."""
+    c, computed = run.c, run.info["computed"]
+    print(f"{run.folder}: {run.info['parameters']:,} parameters, {c['num_seeds']} seed(s) from {c['seed']}, "
+          f"{c['device']} ({run.info['device']}), {c['dtype']}, step: {c['step']}")
+    if ckpt and ckpt["computed"] != computed:
+        print(f"it was computed by {', '.join(ckpt['computed'].values())} up to iteration {run.iter_num}: "
+              "it goes on equal to rounding" + ", with other random numbers" * (c["dropout"] > 0))
+    if (stride := loss_stride(dataset.train, c)) > 1:
+        print(f"data/{dataset.name} is long: the loss is the mean over one window in {stride}")
+
+
+def share_of_rank(c: dict) -> dict:
+    """What torchrun gives this process of a run: its seeds, its folder in out_dir; {} without torchrun."""
+    if not runs.ranks():
         return {}
-    rank, size, n = int(os.environ["RANK"]), state.ranks(), c["num_seeds"]
+    rank, size, n = int(os.environ["RANK"]), runs.ranks(), c["num_seeds"]
     if size > n:
         raise UserError(f"{size} processes for num_seeds = {n}: a seed trains in one process; expected at "
                         f"most {n} of them, or more seeds")
@@ -230,12 +222,14 @@ def share(c: dict) -> dict:
 
 def main(argv: list[str]) -> int:
     """Train as the command line says, this process's share of the seeds."""
-    c, given = config.read(argv, __doc__)
-    if c["init_from"] == "resume" and "num_seeds" not in given and state.ranks():
+    c, explicit = config.read(argv, __doc__)
+    if c["init_from"] == "resume" and "num_seeds" not in explicit and runs.ranks():
         c["num_seeds"] = sum(len(log.read_info(folder / "config.json")["seeds"])
                              for folder in log.rank_folders(Path(c["out_dir"])))
-    own = share(c)
-    return train(c | own, given | {name: own[name] for name in own if name in given or name == "out_dir"})
+    share = share_of_rank(c)
+    explicit |= {name: value for name, value in share.items() if name in explicit or name == "out_dir"}
+    c |= share
+    return train(c, c if c["init_from"] == "auto" else explicit)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Files that are written at once or not at all, and the lock on a run's folder."""
 import csv
-import errno
 import io
 import os
 from collections.abc import Iterable
@@ -60,38 +59,48 @@ class Locked(UserError):
 class Lock:
     """`with Lock(folder) as lock`: no other process trains in `folder`, which is made if it is not there.
 
-    The file `lock` in it is locked and holds our process id; the system unlocks it however we end. Set
-    `begun` when the run begins: without it, what the Lock made is removed again. Raises Locked if another
+    The file `lock` in it is locked and holds our process id; the system unlocks it however we end. At the end
+    it is removed, and the folders that were made for it if nothing else lies there. Raises Locked if another
     process has the lock, UserError if the disk refuses.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.path, self.begun = folder, folder / "lock", False
+        self.folder, self.path = folder, folder / "lock"
 
     def __enter__(self):
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file; expected a folder, choose another --out_dir")
-        self.made = [path for path in (self.path, self.folder, *self.folder.parents) if not path.exists()]
+        self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         with writing(self.path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "a+b", buffering=0)
-            try:
-                if fcntl is None:
-                    raise OSError("no fcntl")
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            while True:  # until it is not a file that its owner has just removed
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.file = open(self.path, "a+b", buffering=0)
+                self.lock()
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno())):
+                        break
                 self.file.close()
-                raise Locked(f"process {self.path.read_text() or '?'} is training in {self.folder}; wait "
-                                "until it ends, or choose another --out_dir") from None
-            except OSError as e:
-                print(f"warning: no file locks here ({e}): nothing prevents a second run in {self.folder}")
-            if not os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno())):
-                raise OSError(errno.EAGAIN, "another process has just removed it")
             self.file.truncate(0)
             self.file.write(str(os.getpid()).encode())
         return self
 
+    def lock(self) -> None:
+        """Lock the open file, or raise Locked."""
+        try:
+            if fcntl is None:
+                raise OSError("no fcntl")
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with self.file:
+                self.file.seek(0)
+                owner = self.file.read().decode() or "?"
+            raise Locked(f"process {owner} is training in {self.folder}; wait until it ends, or choose "
+                         "another --out_dir") from None
+        except OSError as e:
+            print(f"warning: no file locks here ({e}): nothing prevents a second run in {self.folder}")
+
     def __exit__(self, *_):
         with self.file, suppress(OSError):  # removed while it is held; a folder that holds more stays
-            for path in [] if self.begun else self.made:
-                path.rmdir() if path.is_dir() else path.unlink()
+            self.path.unlink()
+            for folder in self.made:
+                folder.rmdir()

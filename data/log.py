@@ -5,7 +5,6 @@ results.csv has a row for each evaluation and seed. What a dataset has no prompt
 import json
 import os
 import re
-from collections import ChainMap
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,19 @@ import numpy as np
 
 import config
 from config import Key, UserError
-from data import OPTIONS, pairs_of
+from data import pairs_of
 from data.files import replace_file, table, writing
 
-COUNT, TOTAL, ACCURACY = Key(0, "", lo=0, hi=10**9), Key(0, "", lo=1, hi=10**9), Key(0.0, "", lo=0, hi=1)
+COUNT, SHARE = Key(0, "", lo=0, hi=10**9), Key(0.0, "", lo=0, hi=1)
 LOSS = Key(0.0, "", lo=-1e-3, hi=1e39)  # down to float32's rounding of 0, up to its largest number
 CELLS = {  # the columns of results.csv, and what a cell may hold
     "iter": config.KEYS["max_iters"], "seed": config.KEYS["seed"], "train_loss": LOSS, "val_loss": LOSS,
-    "add_correct": COUNT, "add_total": TOTAL, "sub_correct": COUNT, "sub_total": TOTAL, "math_acc": ACCURACY,
-    "heldout_correct": COUNT, "heldout_total": COUNT, "facts_correct": COUNT, "facts_total": TOTAL,
-    "facts_acc": ACCURACY, "combined_acc": ACCURACY, "elapsed_s": Key(0.0, "", lo=0, hi=1e12)}
+    "add_correct": COUNT, "add_total": COUNT, "sub_correct": COUNT, "sub_total": COUNT, "math_acc": SHARE,
+    "heldout_correct": COUNT, "heldout_total": COUNT, "facts_correct": COUNT, "facts_total": COUNT,
+    "facts_acc": SHARE, "combined_acc": SHARE, "elapsed_s": Key(0.0, "", lo=0, hi=1e12)}
 COLUMNS = tuple(CELLS)
-INFO = {"seeds": Key([], ""), "tasks": Key([], ""), "parameters": Key(1, "", lo=1), "device": Key("cpu", ""),
-         "data_sha256": Key("8d87", ""), "loss_floor": LOSS, "rule_loss": LOSS}  # of config.json
-OWN = (*config.MAY_CHANGE, "seed", "num_seeds", "dtype")  # settings in which a run's ranks may differ
+NEVER_EMPTY = ("iter", "seed", "train_loss", "val_loss", "elapsed_s")
+EVERY_RANK_ITS_OWN = (*config.MAY_CHANGE, "seed", "num_seeds", "dtype")  # settings that may differ
 SCORES = {"math": ("add", "sub"), "facts": ("facts",)}  # of each task, all that is asked
 
 
@@ -77,51 +75,29 @@ def reading(source: Path | str):
 def read_info(path: Path) -> dict:
     """config.json; raises UserError if it is damaged."""
     with reading(path):
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = {"numbers": 10, "ranks": 1} | json.loads(path.read_text(encoding="utf-8"))
         seeds, tasks = info["seeds"], info["tasks"]
-        config.check("max_iters", info["config"]["max_iters"], CELLS["iter"], path)
-        for name, key in INFO.items():
-            if key is not LOSS or info[name] is not None:
-                config.check(name, info[name], key, path)
-        if ({*map(type, seeds)} != {int} or len({*seeds}) < len(seeds)
-                or len({*tasks} & {*SCORES}) < len(tasks)):
+        if {*map(type, seeds)} != {int} or len({*seeds}) < len(seeds) or not {*tasks} <= {*SCORES}:
             raise ValueError("its seeds or tasks are not such as train_with_eval.py writes")
-        info["numbers"] = config.check("numbers", info.get("numbers", 10), OPTIONS["numbers"], path)
+        config.check("max_iters", info["config"]["max_iters"], CELLS["iter"], path)
         pairs_of(info["held_out"], f"{path}: held_out", info["numbers"])
-    return info
+        return info
 
 
-def read_rows(path: Path, seeds: list[int], tasks: list[str]) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
     """The rows of results.csv as {column: value}, "" where empty, without half a line at the end, which a
     killed run leaves. Raises UserError, with the line's number, for a damaged line."""
     with reading(path):
         header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
         if header != ",".join(COLUMNS):
             raise ValueError(f"its first line is not the header {','.join(COLUMNS)}")
-    asked = {"iter", "seed", "train", "val", "elapsed", *tasks, *["combined"] * bool(tasks)}
-    asked |= {kind for task in tasks for kind in SCORES[task]}  # columns whose names begin so are never empty
-    others = [name for name in CELLS if name.split("_")[0] not in asked]  # empty, but of arithmetic heldout_*
-    others = [name for name in others if "math" not in tasks or "heldout" not in name]
-    rows = {}
+    rows = []
     for number, line in enumerate(lines, start=2):
-        values, source = line.split(","), f"{path}, line {number}"
-        with reading(source):
-            if len(values) != len(COLUMNS):
-                raise ValueError(f"{len(values)} values, expected {len(COLUMNS)}")
-            row = {name: "" if not text and name.split("_")[0] not in asked else
-                   config.check(name, config.from_text(text, key), key, source)
-                   for (name, key), text in zip(CELLS.items(), values)}
-            if any(row[name] != "" for name in others):
-                raise ValueError("it has scores that the run's data do not ask for: it is of another run")
-            if row["seed"] not in seeds:
-                raise ValueError(f"seed {row['seed']} is none of config.json's, so that is of another run")
-            if rows.setdefault((row["iter"], row["seed"]), row) is not row:
-                raise ValueError(f"iteration {row['iter']} of seed {row['seed']} for the second time")
-            for kind in ("add", "sub", "heldout", "facts"):
-                correct, total = row[f"{kind}_correct"], row[f"{kind}_total"]
-                if (correct == "") != (total == "") or correct > total:
-                    raise ValueError(f"{kind}_correct = {correct} of {kind}_total = {total}")
-    return list(rows.values())
+        with reading(source := f"{path}, line {number}"):
+            cells = zip(CELLS.items(), line.split(","), strict=True)
+            rows.append({name: config.check(name, config.from_text(text, key), key, source)
+                         if text or name in NEVER_EMPTY else "" for (name, key), text in cells})
+    return rows
 
 
 def rank_folders(folder: Path) -> list[Path]:
@@ -132,53 +108,42 @@ def rank_folders(folder: Path) -> list[Path]:
     return sorted(ranks, key=lambda path: int(path.name[5:])) or [folder]
 
 
-def seeds_together(folder: Path, about: list[dict]) -> list[int]:
+def seeds_together(folder: Path, infos: list[dict]) -> list[int]:
     """The seeds of all folders of a run, by the config.json or the checkpoint of each.
 
     Raises NoEvaluation if the folder of a rank is not there, UserError if they are of different runs.
     """
-    there = rank_folders(folder)
-    with reading(folder):
-        ranks = max(config.check("ranks", part.get("ranks", 1), config.KEYS["num_seeds"], "config.json")
-                    for part in about)
-        missing = {f"rank_{i}" for i in range(ranks)} - {path.name for path in there}
-        if missing and ranks > 1 and there != [folder]:
-            raise NoEvaluation(f"{folder}: of its {ranks} rank folders {', '.join(sorted(missing))} is not "
-                               "there; wait until it has begun, or put it back")
-        seeds = [seed for part in about for seed in part["seeds"]]
-        same = [[part.get(k) for k in ("vocab", "model_args", "tasks", "held_out", "data_sha256")] +
-                [part["config"].get(k) for k in config.KEYS if k not in OWN]
-                for part in about if len(about) > 1]
+    there, ranks = rank_folders(folder), infos[0].get("ranks", 1)
+    missing = {f"rank_{i}" for i in range(ranks)} - {path.name for path in there}
+    if missing and ranks > 1 and there != [folder]:
+        raise NoEvaluation(f"{folder}: of its {ranks} rank folders {min(missing)} is not there; wait until "
+                           "it has begun, or put it back")
+    seeds = [seed for info in infos for seed in info["seeds"]]
+    same = [[info.get(k) for k in ("vocab", "model_args", "tasks", "held_out", "data_sha256")] +
+            [info["config"].get(k) for k in config.KEYS if k not in EVERY_RANK_ITS_OWN]
+            for info in infos if len(infos) > 1]
     if len(set(seeds)) < len(seeds) or same != same[:1] * len(same):
         raise UserError(f"{folder}: its rank folders are of different runs; remove those that do not belong")
     return seeds
 
 
-def read_part(folder: Path) -> tuple[dict, set[int], dict]:
-    """Of one of a run's folders: config.json, the complete evaluations, the rows by (iteration, seed)."""
-    info, path = read_info(folder / "config.json"), folder / "results.csv"
-    row_of = {(row["iter"], row["seed"]): row for row in read_rows(path, info["seeds"], info["tasks"])}
-    iters = {it for it, _ in row_of}
-    lacking = [(it, seed) for it in sorted(iters) for seed in info["seeds"] if (it, seed) not in row_of]
-    if lacking and lacking[0][0] < max(iters):
-        raise UserError("{}: damaged, iteration {} lacks seed {}; train again".format(path, *lacking[0]))
-    return info, iters - {it for it, _ in lacking}, row_of  # the last one may be half written
-
-
 def read_run(folder: Path) -> RunLog:
-    """The log of the run in `folder`, its parts taken together: the evaluations that all seeds have.
+    """The log of the run in `folder`, its ranks taken together: the evaluations that all seeds have.
 
     Raises UserError for what is missing or damaged, NoEvaluation if there is no evaluation yet.
     """
-    info, complete, row_of = zip(*map(read_part, rank_folders(folder)))
-    seeds, iters = seeds_together(folder, info), sorted(set.intersection(*complete))
+    infos = [read_info(rank / "config.json") for rank in rank_folders(folder)]
+    seeds = seeds_together(folder, infos)
+    row_of = {(row["iter"], row["seed"]): row for rank in rank_folders(folder)
+              for row in read_rows(rank / "results.csv")}
+    iters = sorted({it for it, _ in row_of})
+    iters = [it for it in iters if all((it, seed) in row_of for seed in seeds)]
     if not iters:
         raise NoEvaluation(f"{folder}: no complete evaluation; expected a line in results.csv for each of "
                            f"{len(seeds)} seeds; wait, or train the run further")
-    rows = [ChainMap(*row_of)[it, seed] for it in iters for seed in seeds]
-    columns = {name: np.array([np.nan if row[name] == "" else row[name] for row in rows], dtype=float)
-               .reshape(-1, len(seeds)) for name in COLUMNS}
-    return RunLog(folder, info[0] | {"seeds": seeds}, np.array(iters), columns)
+    columns = {name: np.array([[np.nan if row_of[it, seed][name] == "" else row_of[it, seed][name]
+                                for seed in seeds] for it in iters], dtype=float) for name in COLUMNS}
+    return RunLog(folder, infos[0] | {"seeds": seeds}, np.array(iters), columns)
 
 
 def start_wandb(c: dict) -> None:

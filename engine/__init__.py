@@ -26,12 +26,12 @@ MINUTE = 60  # seconds; what the C++ step finishes within them stays on the CPU,
 
 
 class Engine(Protocol):
-    """Trains S models of one shape, whose `state` it holds on `device`; `state.fresh` says what is in it."""
+    """Trains S models of one shape, whose `state` it holds on `device`; `run.fresh` says what is in it."""
     cfg: GPTConfig
     device: torch.device
     state: dict[str, torch.Tensor]
 
-    def train(self, batches: torch.Tensor, rates: torch.Tensor) -> None:
+    def update(self, batches: torch.Tensor, rates: torch.Tensor) -> None:
         """Make n updates and return when they are done: `batches` (n, S, B) int32, offsets of windows in the
         text; `rates` (n, 3): learning rate and Adam's bias corrections 1 - beta1^t, sqrt(1 - beta2^t)."""
 

@@ -25,8 +25,8 @@ FLAGS = ("-std=c++17", "-O3", NATIVE, "-fno-math-errno", "-fno-trapping-math", "
 
 def compiler() -> list[str] | None:
     """The C++ compiler's command: $CXX, with its arguments, else g++, else clang++; None if there is none."""
-    own = shlex.split(os.environ.get("CXX", ""))
-    return next((command for command in ([own] if own else [["g++"], ["clang++"]])
+    chosen = shlex.split(os.environ.get("CXX", ""))
+    return next((command for command in ([chosen] if chosen else [["g++"], ["clang++"]])
                  if shutil.which(command[0])), None)
 
 
@@ -57,7 +57,7 @@ def windows_per_tile(cfg: GPTConfig) -> int:
     return 16 * -(-18 // cfg.block_size)
 
 
-def at(tensor: torch.Tensor) -> ctypes.c_void_p:
+def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
     """The address of a tensor's first element."""
     assert tensor.is_contiguous() and tensor.device.type == "cpu"
     return ctypes.c_void_p(tensor.data_ptr())
@@ -74,20 +74,20 @@ class Fused:
         size = self.lib.scratch_size(self.seeds, c["batch_size"], self.threads)
         self.scratch = torch.empty(size, dtype=torch.uint8)
 
-    def train(self, batches: torch.Tensor, rates: torch.Tensor) -> None:
+    def update(self, batches: torch.Tensor, rates: torch.Tensor) -> None:
         """See Engine."""
         assert len(batches) == len(rates)
         c, real = self.c, ctypes.c_float
-        self.lib.train(*(at(self.state[k]) for k in ("params", "exp_avg", "exp_avg_sq")),
-                       at(self.text), len(self.text), at(batches), at(rates), at(self.decay), self.seeds,
-                       c["batch_size"], real(c["beta1"]), real(c["beta2"]), real(c["grad_clip"]),
-                       len(batches), self.threads, at(self.scratch))
+        self.lib.train(*(pointer(self.state[k]) for k in ("params", "exp_avg", "exp_avg_sq")),
+                       pointer(self.text), len(self.text), pointer(batches), pointer(rates),
+                       pointer(self.decay), self.seeds, c["batch_size"], real(c["beta1"]), real(c["beta2"]),
+                       real(c["grad_clip"]), len(batches), self.threads, pointer(self.scratch))
 
     def losses(self, text: torch.Tensor, stride: int = 1) -> torch.Tensor:
         """See Engine."""
         out = torch.empty(self.seeds, len(range(0, len(text) - self.cfg.block_size, stride)))
-        self.lib.losses(at(self.state["params"]), at(text), stride, out.shape[1], self.seeds, self.threads,
-                        at(self.scratch), at(out))
+        self.lib.losses(pointer(self.state["params"]), pointer(text), stride, out.shape[1], self.seeds,
+                        self.threads, pointer(self.scratch), pointer(out))
         return out
 
     def logits(self, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
@@ -97,6 +97,6 @@ class Fused:
         padded = torch.zeros(S * B * self.cfg.block_size + 1, dtype=torch.int32)  # one to spare
         padded[:-1].view(S, B, -1)[:, :, :T] = tokens
         out = torch.empty(S, B, self.cfg.vocab_size)
-        self.lib.logits(at(self.state["params"]), at(padded), at(last), B, S, self.threads, at(self.scratch),
-                        at(out))
+        self.lib.logits(pointer(self.state["params"]), pointer(padded), pointer(last), B, S, self.threads,
+                        pointer(self.scratch), pointer(out))
         return out

@@ -58,15 +58,15 @@ def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Ten
            cfg: GPTConfig, c: dict, dtype: torch.dtype, window_losses=window_losses, adamw=adamw) -> None:
     """One update of every seed, in place, on the batch `window` (S, B, T + 1).
 
-    `state` is that of `state.fresh`; `rate` (3,): learning rate, Adam's two bias corrections; `decay` (P,):
+    `state` is that of `run.fresh`; `rate` (3,): learning rate, Adam's two bias corrections; `decay` (P,):
     the weight decay of each parameter. The last two: those of this file, or the same compiled.
     """
     S, B, length = window.shape
     slices = -(-S * B * (length - 1) * cfg.n_embd // SLICE) if window.device.type == "cpu" else 1
     with torch.enable_grad():
         flat = state["params"].detach().requires_grad_()
-        for part in window.chunk(slices, dim=1):
-            loss = window_losses(flat, part, cfg, dtype, cfg.dropout)
+        for windows in window.chunk(slices, dim=1):
+            loss = window_losses(flat, windows, cfg, dtype, cfg.dropout)
             (loss.sum() / B).backward()  # of the sum over seeds: a seed does not see the other seeds
     adamw(state, flat.grad, rate, decay, c)
 
@@ -118,7 +118,7 @@ class PyTorch:
                self.adamw)
 
     @torch.no_grad()
-    def train(self, batches: torch.Tensor, rates: torch.Tensor) -> None:
+    def update(self, batches: torch.Tensor, rates: torch.Tensor) -> None:
         """See Engine."""
         on_cuda = self.device.type == "cuda"
         if on_cuda and not self.replay:

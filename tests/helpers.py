@@ -21,7 +21,7 @@ import engine
 import model
 import train_with_eval
 from data.batches import Batches
-from engine.state import fresh
+from engine.run import fresh
 from model import GPTConfig, flatten, load_checkpoint
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ class Training:
         end = self.done + n
         while self.done < end:
             batch = self.batches.get(self.done, end - self.done)
-            self.engine.train(torch.from_numpy(batch), train_with_eval.rates(self.done, len(batch), self.c))
+            self.engine.update(torch.from_numpy(batch), train_with_eval.rates(self.done, len(batch), self.c))
             self.done += len(batch)
         return self.engine.state["params"].cpu().clone()
 

@@ -67,8 +67,8 @@ def box(tmp_path_factory, datasets, math_run, facts_run):
 
 
 def state(folder: Path) -> dict[str, bytes | None]:
-    """Every file below a folder with its content, but that of locks, and every folder."""
-    return {str(p): p.read_bytes() if p.is_file() and p.name != "lock" else None for p in folder.rglob("*")}
+    """Every file below a folder with its content, and every folder."""
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
 def outcome(main, argv: list[str]) -> tuple[int, str]:
@@ -274,38 +274,6 @@ def edited(content: bytes, edit: tuple[float, int, bytes]) -> bytes:
 
 READERS = st.sampled_from([("sample", [*MATH, "--start=<"]), ("eval_as_math", MATH),
                            ("train_with_eval", [*RESUME, "--max_iters=21"])])
-junk = st.sampled_from([None, 3, -1, 1.5, 10**9, "x", [], [1, 2], {}, {"a": 1}, True, torch.zeros(2)])
-# what all readers need, and what resuming does
-PLACES = ["model", "model_args", "seeds", "iter_num", "vocab", "held_out"]
-MORE = ["config", "optimizer", "random", "best", "elapsed_s", "tasks", "computed"]
-
-
-def fits(place: tuple[str, ...], value: object) -> bool:
-    """Whether a value is as good there as the one that was there."""
-    good = {("iter_num",): (3, 10**9, [1, 2]), ("seeds",): ([1, 2],), ("elapsed_s",): (1.5,),
-            ("best",): ({},), ("held_out",): ([], {}), ("tasks",): ([], {})}
-    return any(value is g or (type(value) is type(g) and value == g) for g in good.get(place, ()))
-
-
-@st.composite
-def places(draw, ckpt: dict, reader: str) -> tuple[str, ...]:
-    """A way down into a checkpoint, to what a reader of it needs."""
-    place = (draw(st.sampled_from(PLACES + MORE * (reader == "train_with_eval"))),)
-    inner = ckpt[place[0]]
-    while isinstance(inner, dict) and place[0] not in ("config", "computed") and draw(st.booleans()):
-        place += (draw(st.sampled_from([*inner])),)
-        inner = inner[place[-1]]
-    return place
-
-
-def with_change(part: dict, place: tuple[str, ...], value: object, left_out: bool) -> dict:
-    """A copy of nested dicts with another value, or none, in one place."""
-    first, *rest = place
-    if rest:
-        return part | {first: with_change(part[first], rest, value, left_out)}
-    return {k: v for k, v in part.items() if k != first} if left_out else part | {first: value}
-
-
 def saved(ckpt: dict, **how) -> bytes:
     """A checkpoint as torch.save writes it."""
     out = io.BytesIO()
@@ -313,17 +281,16 @@ def saved(ckpt: dict, **how) -> bytes:
     return out.getvalue()
 
 
-@many(350)
-@given(reader=READERS, drawn=st.data(), value=junk, left_out=st.booleans())
-def test_a_checkpoint_with_something_else_in_it(box, reader, drawn, value, left_out):
+@pytest.mark.parametrize("name", [
+    "model", "model_args", "seeds", "iter_num", "vocab", "config", "optimizer", "random", "best", "elapsed_s",
+    "computed", "metrics"])
+def test_a_checkpoint_that_lacks_something(box, name):
+    """What only resuming needs does not harm the other readers."""
     ckpt = load_checkpoint(Path("math/ckpt.pt"))[0]
-    place = drawn.draw(places(ckpt, reader[0]))
-    assume(left_out or not fits(place, value))
-    if left_out:
-        value = None
-        assume(place not in (("best", "math"), ("held_out",)))  # a run of fewer tasks, nanoGPT's
-    with holding("math/ckpt.pt", saved(with_change(ckpt, place, value, left_out))):
-        assert "ckpt.pt" in refused(*reader)
+    with holding("math/ckpt.pt", saved({key: value for key, value in ckpt.items() if key != name})):
+        assert "ckpt.pt" in refused("train_with_eval", [*RESUME, "--max_iters=21"])
+        if name in ("model", "model_args", "iter_num", "vocab"):
+            assert "ckpt.pt" in refused("sample", [*MATH, "--start=<"])
 
 
 @many(100)

@@ -1,4 +1,5 @@
 """Data: texts, bins, what is held out, the two reference losses, and what is said of a user's own files."""
+import fcntl
 import json
 import math
 import os
@@ -297,20 +298,22 @@ def test_unknown_dataset_lists_those_there_are(bare):
     refused("../data/as_math", "unknown dataset")
 
 
-def test_a_lock_lets_one_in_and_leaves_nothing_if_nothing_was_begun(tmp_path):
+def test_a_lock_lets_one_in_and_leaves_nothing_of_its_own(tmp_path, monkeypatch):
+    """Also where the file that it waited for has just been removed by its owner."""
     folder = tmp_path / "a/b"
     with Lock(folder), pytest.raises(UserError, match=f"process {os.getpid()} is training in"):
         Lock(folder).__enter__()
     assert not (tmp_path / "a").exists()
-    with Lock(folder) as lock:
+
+    def flock_what_is_gone(*how, flock=fcntl.flock):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        flock(*how)
+        (folder / "lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock_what_is_gone)
+    with Lock(folder):
+        assert (folder / "lock").read_text() == str(os.getpid())
         (folder / "ckpt.pt").touch()
-        lock.begun = True
-    assert sorted(os.listdir(folder)) == ["ckpt.pt", "lock"]
-    with Lock(folder):
-        pass
-    (folder / "lock").unlink()
-    with Lock(folder):
-        pass
     assert os.listdir(folder) == ["ckpt.pt"]
     with pytest.raises(UserError, match="is a file"):
         Lock(folder / "ckpt.pt").__enter__()

@@ -12,7 +12,7 @@ import torch
 import engine
 from config import UserError
 from engine import fused, pytorch
-from engine.state import check_finite, fresh
+from engine.run import check_finite, fresh
 from helpers import Training, resume, run_script, same, settings, start, train, weights
 from model import GPTConfig, decayed, forward, init_weights, unflatten
 from reference import flat_of, gpt_of, loss
@@ -201,7 +201,7 @@ def test_nothing_is_left_on_the_cpu_and_nobody_waits(monkeypatch, what):
     state, text = fresh(cfg, [1, 2]), torch.zeros(100, dtype=torch.int32)
     run = pytorch.PyTorch(c, cfg, state, text)
     if what == "update":
-        run.train(torch.zeros(3, 2, 8, dtype=torch.int32), rates(0, 3, c))
+        run.update(torch.zeros(3, 2, 8, dtype=torch.int32), rates(0, 3, c))
     elif what == "losses":
         assert run.losses(text).shape == (2, 91)
     else:

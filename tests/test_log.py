@@ -31,7 +31,7 @@ def test_what_is_written_is_read_to_the_last_digit(tmp_path, loss, acc, seconds,
     rows = [row(0, s, ["math"]) | others | {"sub_total": 10**6} for s in range(3)]
     log.start(tmp_path, {}, rows[:2])
     log.append(tmp_path, rows[2:])
-    assert log.read_rows(tmp_path / "results.csv", SEEDS, ["math"]) == rows
+    assert log.read_rows(tmp_path / "results.csv") == rows
 
 
 PUBLISHED = {path.parent.parent if path.parent.name.startswith("rank_") else path.parent
@@ -44,7 +44,7 @@ def test_published_logs_are_whole(folder):
     assert run.info["seeds"] == list(range(1337, 1337 + len(run.info["seeds"])))
     for path in (part / "results.csv" for part in log.rank_folders(folder)):
         assert path.stat().st_size < 5e6
-        rows = log.read_rows(path, run.info["seeds"], run.info["tasks"])
+        rows = log.read_rows(path)
         again = [",".join(str(row[name]) for name in log.COLUMNS) for row in rows]
         assert path.read_text().splitlines()[1:] == again
     evaluation = folder / "eval_as_math.csv"
@@ -105,16 +105,9 @@ def test_the_folders_of_several_processes_are_one_run(tmp_path):
 
 BAD_LOGS = {  # how the log is spoilt: what the error must name
     "half a line": (lambda lines: lines[:4] + [lines[4][:20]] + lines[5:], "line 5: "),
-    "a row less": (lambda lines: lines[:4] + lines[5:], "iteration 10 lacks seed 7"),
-    "a row twice": (lambda lines: lines[:4] + lines[3:], "line 5: .*iteration 0 of seed 9"),
-    "a foreign seed": (lambda lines: lines + ["40,1" + lines[-1][4:]], "line 14: .*seed 1 "),
     "no header": (lambda lines: lines[1:], "header iter,seed"),
     "a column less": (lambda lines: [line.rsplit(",", 2)[0] for line in lines], "header"),
     "nothing": (lambda lines: [], "header"),
-    "of other data": (lambda lines: [lines[0]] + [line.replace(",,,,", ",3,5,0.6,") for line in lines[1:]],
-                      "line 2: .*do not ask for"),
-    "more right than asked": (lambda lines: lines[:5] + [lines[5].replace(",60,100", ",60,50")] + lines[6:],
-                              "line 6: .*add_correct = 60 of add_total = 50"),
 }
 
 
@@ -130,8 +123,8 @@ def test_a_damaged_log_is_named(tmp_path, kind):
 
 
 @MANY
-@given(st.integers(1, 12), st.sampled_from([c for c in log.COLUMNS if not c.startswith("facts")]),
-       st.sampled_from(["", "x", "nan", "inf", "-1", "-0.5", "1e400", "0x1", "1.5.", "9" * 60, "\0", "½"]))
+@given(st.integers(1, 12), st.sampled_from(log.COLUMNS),
+       st.sampled_from(["x", "nan", "inf", "-1", "-0.5", "1e400", "0x1", "1.5.", "9" * 60, "\0", "½"]))
 def test_a_damaged_cell_is_named(tmp_path, number, column, text):
     folder = tmp_path / "run"
     if not folder.exists():
@@ -162,10 +155,8 @@ def test_any_damage_reads_or_is_a_user_error(tmp_path, where, cut, put):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("parameters", None), ("parameters", "many"), ("seeds", []), ("seeds", [7, 7]), ("seeds", 7),
-    ("seeds", [7.0]), ("tasks", ["latin"]), ("tasks", None), ("tasks", [[]]), ("tasks", "math"),
-    ("held_out", [5, 7]), ("held_out", [[5]]), ("loss_floor", -1), ("loss_floor", math.nan),
-    ("rule_loss", "low"), ("device", 3), ("device", ""), ("config", {}), ("config", []),
+    ("seeds", []), ("seeds", [7, 7]), ("seeds", 7), ("seeds", [7.0]), ("tasks", ["latin"]), ("tasks", None),
+    ("tasks", "math"), ("held_out", [5, 7]), ("held_out", [[5]]), ("config", {}), ("config", []),
     ("config", {"max_iters": "many"})])
 def test_a_damaged_config_json_is_named(tmp_path, name, value):
     change_info(write_run(tmp_path / "run"), **{name: value})

@@ -148,8 +148,6 @@ FOREIGN = {
     "an own head": lambda ckpt: ckpt | {"model": ckpt["model"] | {"lm_head.weight": torch.ones(3, 11, 8)}},
     "one weight more": lambda ckpt: ckpt | {"model": ckpt["model"] | {"more": torch.ones(3)}},
     "another number of seeds": lambda ckpt: ckpt | {"seeds": [1]},
-    "seeds twice": lambda ckpt: ckpt | {"seeds": [1, 1, 2]},
-    "iterations of other seeds": lambda ckpt: ckpt | {"iter_num": [1]},
     "n_head no divisor": lambda ckpt: ckpt | {"model_args": ckpt["model_args"] | {"n_head": 3}},
     "vocab with a letter twice": lambda ckpt: ckpt | {"vocab": "aabcdefghij"},
     "vocab of another length": lambda ckpt: ckpt | {"vocab": "ab"},

@@ -104,8 +104,7 @@ def test_ctrl_c_stops_the_study_and_the_next_call_goes_on(study, capsys, monkeyp
 def test_processes_that_start_together_train_each_run_once(study, capfd):
     """Under torchrun too, where each run is an ordinary one; and a run that another process trains is left
     alone, until that one ends without finishing it."""
-    with Lock(study.parent / "two" / "n_embd_6") as lock:
-        lock.begun = True  # the folder stays
+    with Lock(study.parent / "two" / "n_embd_6"):
         assert run(study) == 0
     said = capfd.readouterr().out
     assert f"left alone: process {os.getpid()} is training in" in said and "1 of 2 runs are not done" in said

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import subprocess
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ import eval_as_math
 from config import UserError
 from data.batches import BLOCK, Batches, draw_block
 from data.log import COLUMNS
-from engine import pytorch, state
-from engine.state import Progress, keep_best, load_latest
+from engine import pytorch
+from engine import run as runs
+from engine.run import keep_best, load_latest
 from helpers import contents, log, resume, same, settings, spawn, start, train, weights
 from model import init_weights, load_checkpoint
 from train_with_eval import evaluate, learning_rate, plain_line, rates
@@ -63,7 +65,7 @@ def batches_seen(monkeypatch, tmp_path):
     seen = []
 
     class Recorder(pytorch.PyTorch):
-        def train(self, batches, rates):
+        def update(self, batches, rates):
             assert rates.shape == (len(batches), 3)
             seen[-1].append(batches.clone())
 
@@ -117,8 +119,9 @@ def test_where_nobody_watches_a_bar_each_evaluation_is_a_line(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["0 of 20", "10 of 20", "20 of 20"]
     assert all("loss" in line and "held-out" in line for line in lines) and "min left" in lines[1]
-    at = Progress(100, rows=[{"train_loss": 0.5, "math_acc": 0.25, "facts_acc": "", "heldout_total": ""}])
-    assert plain_line(at, {"max_iters": 200}, 20, 60.0) == (
+    run = SimpleNamespace(iter_num=100, c={"max_iters": 200}, rows=[
+        {"train_loss": 0.5, "math_acc": 0.25, "facts_acc": "", "heldout_total": ""}])
+    assert plain_line(run, 20, 60.0) == (
         "100 of 200: loss 0.500, math 25.0%; 0.3 it/s, 5.0 min left")
 
 
@@ -141,7 +144,7 @@ def test_a_run_leaves_what_its_dataset_has(run, best, empty, request):
     folder = request.getfixturevalue(run)
     checkpoints = {f"ckpt_best_{kind}.pt" for kind in best}
     left = {name for name in contents(folder) if not name.startswith("eval_")}  # by other tests
-    assert left == checkpoints | {"ckpt.pt", "config.json", "results.csv", "lock"}
+    assert left == checkpoints | {"ckpt.pt", "config.json", "results.csv"}
     for row in log(folder):
         assert [*row] == [k for k in COLUMNS if k != "elapsed_s"]
         assert {k for k, v in row.items() if v == ""} == empty
@@ -250,14 +253,14 @@ def test_overwrite_replaces_a_run(tmp_path):
     (folder / "plot.png").touch()
     train(folder, "--overwrite=True", "--max_iters=0")
     assert [row["facts_acc"] for row in log(folder)] == [""]
-    assert {*contents(folder)} == {"ckpt.pt", "ckpt_best_math.pt", "config.json", "results.csv", "lock"}
+    assert {*contents(folder)} == {"ckpt.pt", "ckpt_best_math.pt", "config.json", "results.csv"}
 
 
 def test_config_json_keeps_what_computed_a_run_before(tmp_path, monkeypatch):
     """Of each stretch on another machine or commit; and the time goes on, from where the checkpoint was."""
     folder = tmp_path / "run"
     for commit, end in (("a", 0), ("b", 20), ("b", 30), ("c", 40)):
-        monkeypatch.setattr(state, "git_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(runs, "git_commit", lambda commit=commit: commit)
         train(folder, f"--max_iters={end}", "--init_from=auto")
     info = json.loads((folder / "config.json").read_text())
     assert [(one["until"], one["git_commit"]) for one in info["before"]] == [(0, "a"), (30, "b")]
@@ -266,8 +269,8 @@ def test_config_json_keeps_what_computed_a_run_before(tmp_path, monkeypatch):
 
 def test_the_time_of_a_resumed_run_goes_on(tmp_path, monkeypatch):
     """From what was spent until its checkpoint, not until the evaluation before."""
-    slow = pytorch.PyTorch.train
-    monkeypatch.setattr(pytorch.PyTorch, "train", lambda *how: (slow(*how), time.sleep(0.02 * len(how[1]))))
+    slow = pytorch.PyTorch.update
+    monkeypatch.setattr(pytorch.PyTorch, "update", lambda *how: (slow(*how), time.sleep(0.02 * len(how[1]))))
     folder = train(tmp_path / "run", "--max_iters=20", "--batch_size=8")
     spent = load_checkpoint(folder / "ckpt.pt")[0]["elapsed_s"]
     times = [float(line.split(",")[-1]) for line in (folder / "results.csv").read_text().splitlines()[1:]]
@@ -283,10 +286,10 @@ def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
                        capture_output=True)
 
     (tmp_path / "ours").mkdir()
-    monkeypatch.setattr(state, "ROOT", tmp_path)
-    assert state.git_commit() is None
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    assert runs.git_commit() is None
     git("init")
     git("commit", "--allow-empty", "--message=x")
-    assert len(state.git_commit()) == 40
-    monkeypatch.setattr(state, "ROOT", tmp_path / "ours")
-    assert state.git_commit() is None
+    assert len(runs.git_commit()) == 40
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "ours")
+    assert runs.git_commit() is None
