@@ -186,7 +186,7 @@ def train(c: dict, explicit: dict) -> int:
         with engine.out_of_memory(chosen):
             run = Run(c, chosen, dataset, ckpt)
             run.begin(rows)
-            print_start(run, ckpt, dataset)
+            print_start(run, dataset)
             caught = loop(run, dataset, signals)
             log.finish_wandb(c)
     if caught:
@@ -196,14 +196,16 @@ def train(c: dict, explicit: dict) -> int:
     return 128 + caught if caught else 0
 
 
-def print_start(run: Run, ckpt: dict, dataset: data.Dataset) -> None:
+def print_start(run: Run, dataset: data.Dataset) -> None:
     """Say what is trained, by what, and what a user would wonder at."""
     c, computed = run.c, run.info["computed"]
     print(f"{run.folder}: {run.info['parameters']:,} parameters, {c['num_seeds']} seed(s) from {c['seed']}, "
           f"{c['device']} ({run.info['device']}), {c['dtype']}, step: {c['step']}")
-    if ckpt and ckpt["computed"] != computed:
-        print(f"it was computed by {', '.join(ckpt['computed'].values())} up to iteration {run.iter_num}: "
-              "it goes on equal to rounding" + ", with other random numbers" * (c["dropout"] > 0))
+    for before in run.info["before"]:
+        if before["until"] == run.iter_num and before["computed"] != computed:
+            print(f"it was computed by {', '.join(before['computed'].values())} up to iteration "
+                  f"{run.iter_num}: it goes on equal to rounding"
+                  + ", with other random numbers" * (c["dropout"] > 0))
     if (stride := loss_stride(dataset.train, c)) > 1:
         print(f"data/{dataset.name} is long: the loss is the mean over one window in {stride}")
 

@@ -134,28 +134,31 @@ class Run:
         log.to_wandb(self.c, timed)
         self.rows, self.best = rows, keep_best(self.best, rows, self.engine.state["params"])
 
+    def write(self, name: str, params: torch.Tensor, **more) -> None:
+        """Write a checkpoint of weights (S, P)."""
+        model.save_checkpoint(self.folder / name, model.checkpoint(params, self.cfg, **self.info, **more))
+
     def save_weights(self, name: str, **more) -> None:
         """Write a checkpoint of the weights now. Raises UserError rather than write what is not finite."""
-        check_finite(self.engine.state["params"], self.seeds, self.iter_num)
-        model.save_checkpoint(self.folder / name, model.checkpoint(
-            self.engine.state["params"], self.cfg, **self.info, iter_num=self.iter_num, **more))
+        params = self.engine.state["params"]
+        check_finite(params, self.seeds, self.iter_num)
+        self.write(name, params, iter_num=self.iter_num, **more)
 
     def save_best(self) -> None:
         """Write ckpt_best_*.pt."""
         for kind, best in self.best.items():
-            model.save_checkpoint(self.folder / f"ckpt_best_{kind}.pt", model.checkpoint(
-                best["params"], self.cfg, **self.info, iter_num=best["iter_num"].tolist(),
-                metrics={SCORE_OF[kind]: best["score"].tolist()}))
+            self.write(f"ckpt_best_{kind}.pt", best["params"], iter_num=best["iter_num"].tolist(),
+                       metrics={SCORE_OF[kind]: best["score"].tolist()})
 
     def save(self) -> None:
-        """Write ckpt.pt, from which the run resumes, after ckpt_best_*.pt; its `metrics` are `rows`."""
+        """Write ckpt_best_*.pt and ckpt.pt, from which the run resumes; its `metrics` are `rows`."""
         self.save_best()
-        state, random = self.engine.state, {"cpu": torch.get_rng_state()}  # dropout's
-        if state["params"].is_cuda:
+        random = {"cpu": torch.get_rng_state()}  # dropout's
+        if self.engine.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state()
-        self.save_weights("ckpt.pt", metrics=self.rows, best=self.best, elapsed_s=self.elapsed_s(),
-                          optimizer={name: state[name].cpu() for name in ("exp_avg", "exp_avg_sq")},
-                          random=random)
+        optimizer = {name: self.engine.state[name].cpu() for name in ("exp_avg", "exp_avg_sq")}
+        self.save_weights("ckpt.pt", optimizer=optimizer, random=random, best=self.best, metrics=self.rows,
+                          elapsed_s=self.elapsed_s())
 
 
 # --- whether and how a run may begin in a folder
