@@ -196,13 +196,13 @@ def from_nanogpt(ckpt: dict) -> dict:
     return {"iter_num": 0} | ckpt | {"seeds": [KEYS["seed"].default], "model": model, "model_args": args}
 
 
-def checked(ckpt: dict, about: dict) -> tuple[dict, GPTConfig]:
-    """A checkpoint's dict and its GPTConfig, if all of it belongs together; what the data say, `about`, are
-    the `vocab`, `numbers` and `held_out` of one that has none.
+def checked(ckpt: dict, of_data: dict) -> tuple[dict, GPTConfig]:
+    """A checkpoint's dict and its GPTConfig, if all of it belongs together; `of_data` are the `vocab`,
+    `numbers` and `held_out` of one that does not say them.
 
     Raises one of the errors that `load_checkpoint` puts into words, for whatever is not as it should be.
     """
-    ckpt = {"numbers": 10, "held_out": ()} | about | (ckpt if "seeds" in ckpt else from_nanogpt(ckpt))
+    ckpt = {"numbers": 10, "held_out": ()} | of_data | (ckpt if "seeds" in ckpt else from_nanogpt(ckpt))
     weights, seeds, vocab, _ = (ckpt[name] for name in ("model", "seeds", "vocab", "iter_num"))
     cfg = GPTConfig(**ckpt["model_args"])
     for name, key in MODEL_ARGS.items():
@@ -218,7 +218,7 @@ def checked(ckpt: dict, about: dict) -> tuple[dict, GPTConfig]:
         raise ValueError("its tensors are not float32")
     if not weights["lm_head.weight"].equal(weights["transformer.wte.weight"]):
         raise ValueError("lm_head and wte are not tied")
-    if not (len(set(vocab)) == len(vocab) == cfg.vocab_size and vocab == about.get("vocab", vocab)):
+    if not (len(set(vocab)) == len(vocab) == cfg.vocab_size and vocab == of_data.get("vocab", vocab)):
         raise ValueError(f"its vocabulary of {cfg.vocab_size} characters is another one, or none")
     return ckpt | {"held_out": data.pairs_of(ckpt["held_out"], "held_out", ckpt["numbers"])}, cfg
 
@@ -228,14 +228,14 @@ def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
 
     Raises UserError as `read_tensors` does, and if it is not of this GPT, or of another vocabulary.
     """
-    ckpt, about = read_tensors(path), {}
+    ckpt, of_data = read_tensors(path), {}
     if dataset:
-        of = data.load(dataset)
-        about = {"vocab": of.vocab, "numbers": of.numbers, "held_out": of.held_out}
+        known = data.load(dataset)
+        of_data = {"vocab": known.vocab, "numbers": known.numbers, "held_out": known.held_out}
     if isinstance(ckpt, dict) and ckpt.get("vocab") is None and not dataset:
         raise UserError(f"{path} holds no vocabulary; name the data it was trained on, as --dataset=as_math")
     try:
-        return checked(ckpt, about)
+        return checked(ckpt, of_data)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, UserError) as e:
         raise UserError(f"{path}: {e or 'damaged'} ({type(e).__name__}); expected a checkpoint of "
                         "train_with_eval.py or of nanoGPT" + f", of data/{dataset}" * bool(dataset)) from None

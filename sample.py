@@ -72,14 +72,14 @@ def open_model(out_dir: str, ckpt: str = "ckpt.pt", dataset: str = "") -> Traine
     """
     if not Path(out_dir).is_dir():
         raise UserError(f"no folder {out_dir}; expected the out_dir of a run of train_with_eval.py")
-    loaded = [load_checkpoint(folder / ckpt, dataset) for folder in rank_folders(Path(out_dir))]
-    (first, cfg), iters = loaded[0], []
-    seeds = seeds_together(Path(out_dir), [part for part, _ in loaded])
-    for part, _ in loaded:
-        own = part["iter_num"]  # a number, or in a best checkpoint one for each seed
-        iters += own if isinstance(own, list) else [own] * len(part["seeds"])
-    return Trained(torch.cat([flatten(part["model"], cfg) for part, _ in loaded]), cfg, first["vocab"], seeds,
-                   iters, first["numbers"], first["held_out"])
+    ckpts, configs = zip(*(load_checkpoint(folder / ckpt, dataset) for folder in rank_folders(Path(out_dir))))
+    seeds, iters = seeds_together(Path(out_dir), ckpts), []
+    for rank in ckpts:  # iter_num is a number, or in a best checkpoint one for each seed
+        it = rank["iter_num"]
+        iters += it if isinstance(it, list) else [it] * len(rank["seeds"])
+    params = torch.cat([flatten(rank["model"], configs[0]) for rank in ckpts])
+    return Trained(params, configs[0], ckpts[0]["vocab"], seeds, iters, ckpts[0]["numbers"],
+                   ckpts[0]["held_out"])
 
 
 def pick(logits: torch.Tensor, row: np.ndarray, u: np.ndarray, temperature: float, top_k: int) -> np.ndarray:

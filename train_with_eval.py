@@ -75,16 +75,17 @@ def evaluate(model: engine.Engine, dataset: data.Dataset, seeds: list[int], iter
     runs.check_finite(model.state["params"], seeds, iter_num, train_loss, val_loss)
     rows = [dict.fromkeys(log.COLUMNS, "") | dict(iter=iter_num, seed=s, train_loss=a, val_loss=b)
             for s, a, b in zip(seeds, train_loss.tolist(), val_loss.tolist())]
-    right, asked = 0, 0
-    for task in dataset.tasks:
-        sampling = {name: c[name] for name in ("num_samples", "temperature", "top_k")}
-        said = EVALUATORS[task].ask(model, dataset, seeds, [iter_num] * len(seeds), **sampling)
-        correct = EVALUATORS[task].is_correct(said)
-        right, asked = right + correct.sum((1, 2)), asked + correct[0].size
-        for row, one in zip(rows, correct):
-            row |= EVALUATORS[task].totals(one, dataset.held_out)
-    for i, row in enumerate(rows if asked else []):
-        row["combined_acc"] = float(right[i] / asked)
+    sampling = {name: c[name] for name in ("num_samples", "temperature", "top_k")}
+    n_correct, n_asked = np.zeros(len(seeds)), 0
+    for evaluator in (EVALUATORS[task] for task in dataset.tasks):
+        texts = evaluator.ask(model, dataset, seeds, [iter_num] * len(seeds), **sampling)
+        correct = evaluator.is_correct(texts)  # (S, prompts, num_samples)
+        for row, of_seed in zip(rows, correct):
+            row |= evaluator.totals(of_seed, dataset.held_out)
+        n_correct, n_asked = n_correct + correct.sum((1, 2)), n_asked + correct[0].size
+    if dataset.tasks:
+        for row, n in zip(rows, n_correct):
+            row["combined_acc"] = float(n / n_asked)
     return rows
 
 

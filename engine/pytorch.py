@@ -136,12 +136,12 @@ class PyTorch:
     def losses(self, text: torch.Tensor, stride: int = 1) -> torch.Tensor:
         """See Engine."""
         S, B = self.offsets.shape
-        text, n, chunks = text.to(self.device), len(range(0, len(text) - self.cfg.block_size, stride)), []
+        text, n, out = text.to(self.device), len(range(0, len(text) - self.cfg.block_size, stride)), []
         for i in range(0, n, B):
             offsets = torch.arange(i, i + B, dtype=torch.int32, device=self.device).clamp(max=n - 1)
             window = take(text, offsets.expand(S, B) * stride, self.cfg.block_size)
-            chunks.append(self.window_losses(self.state["params"], window, self.cfg, self.dtype).float())
-        return torch.cat(chunks, 1)[:, :n].cpu()
+            out.append(self.window_losses(self.state["params"], window, self.cfg, self.dtype).float())
+        return torch.cat(out, 1)[:, :n].cpu()
 
     @torch.no_grad()
     def logits(self, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
