@@ -67,6 +67,20 @@ def count_parameters(cfg: GPTConfig) -> int:
     return sum(math.prod(s) for name, s in shapes(cfg).items() if "wpe" not in name)
 
 
+def step_flops(cfg: GPTConfig, seeds: int, batch_size: int, offsets: int, fused: bool) -> float:
+    """Floating-point operations of the products in an iteration, batches being drawn from so many offsets.
+
+    For each token 6 a weight of a matrix (forward 2, backward 4) and 12 n_layer n_embd T for attention; the
+    embedding is a product too, 4 a weight. The `fused` step looks it up instead, attends to the past alone,
+    and computes a window once that a batch holds several times: so many distinct ones are expected.
+    """
+    n, T, table = cfg.n_embd, cfg.block_size, cfg.vocab_size * cfg.n_embd
+    matrices = table + sum(math.prod(s) for name, s in shapes(cfg).items() if ".h." in name and len(s) == 2)
+    windows = offsets * (1 - (1 - 1 / offsets) ** batch_size) if fused else batch_size
+    context, embedding = ((T + 1) / 2, 0) if fused else (T, 4 * table)
+    return seeds * windows * T * (6 * matrices + 12 * cfg.n_layer * n * context + embedding)
+
+
 def decayed(cfg: GPTConfig) -> torch.Tensor:
     """(P,) 1.0 where weight decay acts: matrices and embeddings, never LayerNorm, which the name tells."""
     return torch.cat([torch.full((math.prod(s),), float(".ln_" not in k)) for k, s in shapes(cfg).items()])

@@ -20,7 +20,7 @@ import torch
 from config import UserError
 from data.batches import BLOCK
 from engine import fused, pytorch
-from model import GPTConfig, count_parameters, shape_of, shapes
+from model import GPTConfig, count_parameters, shape_of, shapes, step_flops
 
 MINUTE = 60  # seconds; what the C++ step finishes within them stays on the CPU, though there is a GPU
 
@@ -69,20 +69,6 @@ def lacks_for_compiling() -> str:
         return "a C compiler; install gcc"
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return "" if header.exists() else "Python's headers; install python3-dev"
-
-
-def step_flops(cfg: GPTConfig, seeds: int, batch_size: int, offsets: int, fused: bool) -> float:
-    """Floating-point operations of the products in an iteration, batches being drawn from so many offsets.
-
-    For each token 6 a weight of a matrix (forward 2, backward 4) and 12 n_layer n_embd T for attention; the
-    embedding is a product too, 4 a weight. The `fused` step looks it up instead, attends to the past alone,
-    and computes a window once that a batch holds several times: so many distinct ones are expected.
-    """
-    n, T, table = cfg.n_embd, cfg.block_size, cfg.vocab_size * cfg.n_embd
-    matrices = table + sum(math.prod(s) for name, s in shapes(cfg).items() if ".h." in name and len(s) == 2)
-    windows = offsets * (1 - (1 - 1 / offsets) ** batch_size) if fused else batch_size
-    context, embedding = ((T + 1) / 2, 0) if fused else (T, 4 * table)
-    return seeds * windows * T * (6 * matrices + 12 * cfg.n_layer * n * context + embedding)
 
 
 def seconds(c: dict, device: str, step: str) -> float:
