@@ -1,22 +1,20 @@
 """Time the training of run configs, and what one would write instead, on the same data in the same process:
   python bench.py config/train_math_mini_14.py --num_seeds=1,8 --baseline=plain,jax
 
-The baselines: `plain`, a nanoGPT-style loop, eager, batches stacked on the host, one prompt and sample at a
-time; `jax`, the same update in float32, jitted, scanned over iterations and vmapped over seeds. A row for
-each config and number of seeds; its figures are for all the seeds, which the plain loop trains in turn:
+The baselines: `plain`, a nanoGPT-style loop, eager, batches stacked on the host; `jax`, the same update in
+float32 and without dropout, jitted, scanned over iterations and vmapped over seeds. A line for each config
+and number of seeds; its figures are for all the seeds, which the plain loop trains in turn:
 ms_iter, ms_eval: of an iteration, of an evaluation, medians; times_faster: a baseline's ms_iter over ours
 s_start: until the engine stands, compiled, and has evaluated and updated once; s_full: a whole run, projected
 flop_share: of the rate of PyTorch's matmul here, that of an iteration's products; the C++ step may exceed it.
   There is none of the memory's bandwidth: the C++ step keeps activations in the cache, and what torch.compile
   fuses no formula tells
-peak_mib: the most memory that the process has had so far; for its own, time a config alone
 """
 import itertools
 import json
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 import config
 import data
@@ -39,22 +36,16 @@ from engine.pytorch import autocast
 from engine.run import fresh
 from model import GPTConfig, Params, init_weights, seeds_of, shape_of, unflatten
 
-try:
-    import resource
-except ImportError:  # on Windows
-    resource = None
-
 KEYS = {
     "num_seeds": Key("1", "numbers of seeds to time, such as 1,8,64"),
     "seconds": Key(5.0, "how long to time the iterations of each", lo=0.01, hi=600),
-    "baseline": Key("none", "what to compare with: plain, jax, or plain,jax"),
-    "json": Key("none", "write the figures to this file as well", path=True),
+    "baseline": Key("none", "what to compare with", choices=("none", "plain", "jax", "plain,jax")),
+    "json": Key("", "file for the figures as well; by default none is written", path=True),
     **{name: config.KEYS[name] for name in ("device", "dtype", "compile")},
 }
-BASELINE = Key("none", "", choices=("none", "plain", "jax"))
 
 
-def plain_logits(p: Params, ids: torch.Tensor, cfg: GPTConfig, dropout: float) -> torch.Tensor:
+def plain_logits(p: Params, ids: torch.Tensor, cfg: GPTConfig, dropout: float = 0.0) -> torch.Tensor:
     """nanoGPT's forward pass of one seed: token ids (B, T) -> logits (B, T, vocab_size)."""
 
     def norm(x, name):
@@ -85,39 +76,23 @@ class PlainLoop:
         self.optimizer = torch.optim.AdamW(groups, betas=(c["beta1"], c["beta2"]),
                                            fused=self.device.type == "cuda")
 
-    def loss(self, dropout: float) -> torch.Tensor:
-        """Cross-entropy of one random batch."""
-        ids, T = self.dataset.train, self.c["block_size"]
-        at = torch.randint(len(ids) - T, (self.c["batch_size"],))
-        x, y = (torch.stack([torch.from_numpy(ids[i + k:i + k + T].astype(np.int64)) for i in at])
-                for k in (0, 1))
-        with autocast(self.device, getattr(torch, self.c["dtype"])):
-            logits = plain_logits(self.p, x.to(self.device), self.cfg, dropout)
-        return F.cross_entropy(logits.float().flatten(0, 1), y.to(self.device).flatten())
-
     def update(self) -> float:
-        """One update: the loss before."""
+        """One update on a random batch: the loss before."""
+        ids, T = self.dataset.train, self.c["block_size"]
+        offsets = torch.randint(len(ids) - T, (self.c["batch_size"],))
+        x, y = (torch.stack([torch.from_numpy(ids[i + k:i + k + T].astype(np.int64)) for i in offsets])
+                for k in (0, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = trainer.learning_rate(self.iter_num, self.c)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.c["dropout"])
+        with autocast(self.device, getattr(torch, self.c["dtype"])):
+            logits = plain_logits(self.p, x.to(self.device), self.cfg, self.c["dropout"])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), y.to(self.device).flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.p.values(), self.c["grad_clip"] or math.inf)
         self.optimizer.step()
         self.iter_num += 1
         return loss.item()
-
-    @torch.no_grad()
-    def evaluation_seconds(self) -> float:
-        """For the loss of 100 batches of each split, and a forward pass for each character of each sample."""
-        text = torch.zeros(1, self.c["block_size"], dtype=torch.long, device=self.device)
-        loss = median_seconds(lambda: self.loss(0.0).item())
-        character = median_seconds(lambda: plain_logits(self.p, text, self.cfg, 0.0)[:, -1].softmax(1)
-                                   .multinomial(1).item(), 0.2)
-        evaluators = [trainer.EVALUATORS[task] for task in self.dataset.tasks]
-        samples = self.c["num_samples"] * sum(
-            len(e.prompts(self.dataset)) * e.new_tokens(self.dataset) for e in evaluators)
-        return 200 * loss + samples * character
 
 
 def import_jax(c: dict) -> None:
@@ -145,8 +120,7 @@ class JaxLoop:
 
     def __init__(self, c: dict, dataset: data.Dataset):
         self.cfg, self.text = shape_of(c, len(dataset.vocab)), jnp.asarray(dataset.train.astype(np.int32))
-        seeds = seeds_of(c)
-        params = unflatten(init_weights(self.cfg, seeds), self.cfg)
+        params = unflatten(init_weights(self.cfg, seeds_of(c)), self.cfg)
         params = {name: jnp.asarray(weight.numpy()) for name, weight in params.items()}
         rate = optax.warmup_cosine_decay_schedule(
             c["learning_rate"] / (c["warmup_iters"] + 1), c["learning_rate"], c["warmup_iters"],
@@ -155,46 +129,42 @@ class JaxLoop:
             optax.clip_by_global_norm(c["grad_clip"] or math.inf),
             optax.adamw(rate, c["beta1"], c["beta2"], weight_decay=c["weight_decay"],
                         mask={name: ".ln_" not in name for name in params}))
-        self.state = params, jax.vmap(self.optimizer.init)(params), jax.vmap(jax.random.key)(jnp.array(seeds))
+        self.state = params, jax.vmap(self.optimizer.init)(params)
         self.scan = jax.jit(partial(jax.lax.scan, jax.vmap(self.update)), donate_argnums=0)
 
-    def logits(self, p: dict, ids, keys):
-        """Token ids (B, T), and a key for each dropout -> logits (B, T, vocab_size)."""
-        (B, T), keys, keep = ids.shape, iter(keys), 1 - self.cfg.dropout
-
-        def drop(x):
-            return x if keep == 1 else jnp.where(jax.random.bernoulli(next(keys), keep, x.shape), x / keep, 0)
+    def logits(self, p: dict, ids):
+        """Token ids (B, T) -> logits (B, T, vocab_size)."""
+        B, T = ids.shape
 
         def norm(x, name):
             x = x - x.mean(-1, keepdims=True)
             return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * p[name + ".weight"]
 
         past = jnp.tril(jnp.ones((T, T), bool))
-        x = drop(p["transformer.wte.weight"][ids] + p["transformer.wpe.weight"][:T])
+        x = p["transformer.wte.weight"][ids] + p["transformer.wpe.weight"][:T]
         for h in (f"transformer.h.{i}." for i in range(self.cfg.n_layer)):
             qkv = norm(x, h + "ln_1") @ p[h + "attn.c_attn.weight"].T
             q, k, v = (y.reshape(B, T, self.cfg.n_head, -1) for y in jnp.split(qkv, 3, axis=2))
             weight = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[3] ** -0.5
-            weight = drop(jax.nn.softmax(jnp.where(past, weight, -jnp.inf)))
+            weight = jax.nn.softmax(jnp.where(past, weight, -jnp.inf))
             y = jnp.einsum("bhqk,bkhd->bqhd", weight, v).reshape(B, T, -1)
-            x = x + drop(y @ p[h + "attn.c_proj.weight"].T)
+            x = x + y @ p[h + "attn.c_proj.weight"].T
             y = jax.nn.gelu(norm(x, h + "ln_2") @ p[h + "mlp.c_fc.weight"].T, approximate=False)
-            x = x + drop(y @ p[h + "mlp.c_proj.weight"].T)
+            x = x + y @ p[h + "mlp.c_proj.weight"].T
         return norm(x, "transformer.ln_f") @ p["transformer.wte.weight"].T
 
-    def loss(self, p: dict, offsets, keys):
+    def loss(self, p: dict, offsets):
         """Mean cross-entropy of the windows at `offsets` (B,)."""
         window = self.text[offsets[:, None] + jnp.arange(self.cfg.block_size + 1)]
-        logits = self.logits(p, window[:, :-1], keys)
+        logits = self.logits(p, window[:, :-1])
         return optax.softmax_cross_entropy_with_integer_labels(logits, window[:, 1:]).mean()
 
     def update(self, state: tuple, offsets):
         """One update on the windows at `offsets` (B,): (the next state, the loss before)."""
-        p, optimizer, key = state
-        key, *keys = jax.random.split(key, 3 * self.cfg.n_layer + 2)
-        loss, grad = jax.value_and_grad(self.loss)(p, offsets, keys)
+        p, optimizer = state
+        loss, grad = jax.value_and_grad(self.loss)(p, offsets)
         change, optimizer = self.optimizer.update(grad, optimizer, p)
-        return (optax.apply_updates(p, change), optimizer, key), loss
+        return (optax.apply_updates(p, change), optimizer), loss
 
     def train(self, batches: np.ndarray) -> np.ndarray:
         """n updates of every seed on `batches` (n, S, B) of offsets: the losses before each (n, S)."""
@@ -223,9 +193,14 @@ def update_seconds(train: Callable, c: dict, dataset: data.Dataset, seconds: flo
     one = median_seconds(lambda: train(0, batches.get(0, 1)))
     # a burst of a size that divides a block of batches
     n = max(n for n in (1, 5, 10, 50, 250) if n == 1 or n * one < trainer.LOOK_EVERY_S)
-    train(0, batches.get(0, n))
-    begin = itertools.count(n, n)
-    return first, median_seconds(lambda: train(it := next(begin), batches.get(it, n)), seconds) / n
+    begin = itertools.count(0, n)
+
+    def burst():
+        it = next(begin)
+        train(it, batches.get(it, n))
+
+    burst()  # JAX compiles for its length
+    return first, median_seconds(burst, seconds) / n
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -235,14 +210,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
         rates.append(2 * n ** 3 / median_seconds(lambda a=a, b=b: (a @ b)[0, 0].item(), 0.3))
     return max(rates)
-
-
-def peak_mib(device: torch.device) -> float | None:
-    """The most memory so far, of the GPU or else of this process; None on Windows, which does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def time_config(c: dict, dataset: data.Dataset, seconds: float) -> dict:
@@ -261,26 +228,19 @@ def time_config(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     begin, evaluation = begin + first, median_seconds(evaluate)
     flops = step_flops(cfg, len(seeds), c["batch_size"], len(text) - cfg.block_size, c["step"] == "fused")
     rate = matmul_rate(model.device, getattr(torch, c["dtype"]))
+    evaluations = c["max_iters"] // c["eval_interval"] + 1
     return {"run": Path(c["out_dir"]).name, "step": c["step"], "seeds": len(seeds),
             "ms_iter": 1e3 * iteration, "ms_seed_iter": 1e3 * iteration / len(seeds),
             "ms_eval": 1e3 * evaluation, "s_start": begin,
-            "s_full": begin + run_seconds(c, iteration, evaluation), "peak_mib": peak_mib(model.device),
+            "s_full": begin + c["max_iters"] * iteration + evaluations * evaluation,
             "flop_share": flops / iteration / rate}
-
-
-def run_seconds(c: dict, iteration: float, evaluation: float) -> float:
-    """All iterations and evaluations of a run, from the seconds of one."""
-    return c["max_iters"] * iteration + (c["max_iters"] // c["eval_interval"] + 1) * evaluation
 
 
 def time_plain(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     """Time the plain loop with one seed: its figures, as if for all."""
     loop = PlainLoop(c, dataset)
     loop.update()
-    iteration = c["num_seeds"] * median_seconds(loop.update, seconds)
-    evaluation = c["num_seeds"] * loop.evaluation_seconds()
-    return {"ms_iter": 1e3 * iteration, "ms_eval": 1e3 * evaluation,
-            "s_full": run_seconds(c, iteration, evaluation)}
+    return {"ms_iter": 1e3 * c["num_seeds"] * median_seconds(loop.update, seconds)}
 
 
 def time_jax(c: dict, dataset: data.Dataset, seconds: float) -> dict:
@@ -290,50 +250,42 @@ def time_jax(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     return {"s_compile": first, "ms_iter": 1e3 * iteration}
 
 
-def in_columns(rows: list[dict]) -> str:
-    """The figures, a line for each row, below their names."""
-    def shown(name, value):
-        words = "" if value is None or isinstance(value, str) else ".1%" if "share" in name else ".4g"
-        return format("?" if value is None else value, words)
-
-    lines = [[*rows[0]], *([shown(*figure) for figure in row.items()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
-
-
-def parts_of(name: str, text: str, key: Key) -> list:
-    """`1,8,64` as a list, each part as `key` takes it. Raises UserError, which names the option."""
-    return [config.check(name, config.from_text(part, key), key, f"--{name}={text[:80]}")
-            for part in text.split(",")]
+def in_words(figures: dict) -> str:
+    """`figures` in a line, each after its name."""
+    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                     for name, value in figures.items())
 
 
 def main(argv: list[str]) -> None:
     """Time what the command line says and print the figures."""
-    given, files = config.parse(argv, KEYS, __doc__, positional="CONFIG")
-    args, jobs, rows = {name: key.default for name, key in KEYS.items()} | given, [], []
-    own = {name: given[name] for name in ("device", "dtype", "compile") if name in given}
-    baselines = parts_of("baseline", args["baseline"], BASELINE)
-    counts, out = parts_of("num_seeds", args["num_seeds"], config.KEYS["num_seeds"]), Path(args["json"])
-    for path, n in itertools.product(files or ["config/train_math_mini_14.py"], counts):
-        c = engine.resolve(config.read([path], __doc__)[0] | own | {"num_seeds": n})
-        jobs.append((c, data.load(c["dataset"]), args["seconds"]))
-        trainer.check_together(*jobs[-1][:2])
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserError(f"--json={out}: expected a file in a folder that exists; make it, or name another")
-    if "jax" in baselines:
+    given, paths = config.parse(argv, KEYS, __doc__, positional="CONFIG")
+    args, key = config.defaults(KEYS) | given, config.KEYS["num_seeds"]
+    counts = [config.check("num_seeds", config.from_text(n, key), key, "command line")
+              for n in args["num_seeds"].split(",")]
+    jobs, rows = [], []
+    for path, n in itertools.product(paths or ["config/train_math_mini_14.py"], counts):
+        changed = {name: value for name, value in given.items() if name in config.KEYS}
+        c = engine.resolve(config.read([path], __doc__)[0] | changed | {"num_seeds": n})
+        dataset = data.load(c["dataset"])
+        trainer.check_together(c, dataset)
+        jobs.append((c, dataset, args["seconds"]))
+    if "jax" in args["baseline"]:
         import_jax(c)
-    for job in tqdm(jobs, unit="config"):
-        rows.append(time_config(*job))
-        for name in (name for name in baselines if name != "none"):
-            figures = {"plain": time_plain, "jax": time_jax}[name](*job)
-            figures["times_faster"] = figures["ms_iter"] / rows[-1]["ms_iter"]
-            rows[-1] |= {f"{name}_{figure}": value for figure, value in figures.items()}
     machine = {"device": c["device"], "name": engine.device_name(c["device"]),
                "threads": torch.get_num_threads(), "torch": torch.__version__}
-    print(", ".join(f"{k} {v}" for k, v in machine.items()), in_columns(rows), sep="\n")
-    if args["json"] != "none":
-        replace_file(out, (json.dumps(machine | {"rows": rows}, indent=1) + "\n").encode())
-        print(f"wrote {out}")
+    print(in_words(machine))
+    for job in jobs:
+        row = time_config(*job)
+        for name, timed in (("plain", time_plain), ("jax", time_jax)):
+            if name in args["baseline"]:
+                figures = timed(*job)
+                figures["times_faster"] = figures["ms_iter"] / row["ms_iter"]
+                row |= {f"{name}_{figure}": value for figure, value in figures.items()}
+        print(in_words(row))
+        rows.append(row)
+    if args["json"]:
+        replace_file(Path(args["json"]), (json.dumps(machine | {"rows": rows}, indent=1) + "\n").encode())
+        print(f"wrote {args['json']}")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
         base = config.read_file(given["base"])
         c = {key: (base | given).get(key, default.default) for key, default in config.KEYS.items()}
         options = {key: value for key, value in given.items() if key in data.OPTIONS or key not in KEYS}
-        c["dataset"] = data.variant(c["dataset"], options, source) if options else c["dataset"]
+        c["dataset"] = data.make(c["dataset"], options, asker=source).name if options else c["dataset"]
         differs = [f"{key}_{value}" for key, value in own.items() if key not in ("base", "num_seeds")]
         name = own.get("name") or "_".join(differs) or base.get("out_dir", "run")
         c["out_dir"] = f"{given['out_dir']}/{name}"
@@ -78,7 +78,7 @@ def read_log(c: dict) -> RunLog | None:
     of what the study asks."""
     if run := find_log(Path(c["out_dir"])):
         seeds = run.info["seeds"]
-        asked = c | {"data_sha256": data.make(c["dataset"], *data.origin(c["dataset"]))[0].sha256}
+        asked = c | {"data_sha256": data.make(*data.origin(c["dataset"])).sha256}
         has = c | run.info["config"] | {"seed": min(seeds), "num_seeds": len(seeds),
                                          "data_sha256": run.info["data_sha256"]}
         for key in asked.keys() - MAY_CHANGE:

@@ -98,7 +98,7 @@ def nearest(name: str, known) -> str:
 def check(name: str, value: object, key: Key, source: str) -> object:
     """`value` as the type of `key`; raises UserError, naming `source`, for a wrong type or range."""
     kind = type(key.default)
-    if kind is float and type(value) is int and abs(value) < 1e300:
+    if kind is float and type(value) is int:
         value = float(value)
     good = type(value) is kind
     if key.choices:
@@ -110,12 +110,9 @@ def check(name: str, value: object, key: Key, source: str) -> object:
         if good and key.path:
             value = os.path.expanduser(value)
             good = value[0] != "~"  # there is no such home
-    if good:
-        return value
-    # an int of thousands of digits cannot be printed, a config's own object may refuse
-    plain = isinstance(value, str | float | None) or isinstance(value, int) and abs(value) < 1e40
-    shown = repr(value) if plain else f"some {type(value).__name__}"
-    raise UserError(f"{source}: {name} = {shown} will not do; expected {key.expected()}")
+    if not good:
+        raise UserError(f"{source}: {name} = {value!r:.80} will not do; expected {key.expected()}")
+    return value
 
 
 def from_text(text: str, key: Key) -> object:
@@ -134,7 +131,7 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional=""
     Takes `--key=value`, `--key value`, and a bare `--key` as True for a yes-or-no key; `--help` prints every
     key and leaves. Raises UserError for an unknown key, a value that will not do, or a stray argument.
     """
-    given, files, rest = {}, [], list(argv)
+    given, paths, rest = {}, [], list(argv)
     while rest:
         word = rest.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
@@ -143,7 +140,7 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional=""
                                  for k, key in keys.items()), sep="\n")
             sys.exit(0)
         if positional and not word.startswith("-"):
-            files.append(word)
+            paths.append(word)
             continue
         if name not in keys or not word.startswith("--"):
             hint = nearest(name.lstrip("-"), keys) if word.startswith("-") else ""
@@ -152,12 +149,17 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional=""
             bare = isinstance(keys[name].default, bool) and rest[:1] not in (["True"], ["False"])
             text = "True" if bare else rest.pop(0) if rest else ""
         given[name] = check(name, from_text(text, keys[name]), keys[name], "command line")
-    return given, files
+    return given, paths
+
+
+def defaults(keys: dict[str, Key]) -> dict:
+    """The default of each key."""
+    return {name: key.default for name, key in keys.items()}
 
 
 def settings(argv: list[str], keys: dict[str, Key], description: str) -> dict:
     """All `keys`: as a command line gives them, else by default."""
-    return {name: key.default for name, key in keys.items()} | parse(argv, keys, description)[0]
+    return defaults(keys) | parse(argv, keys, description)[0]
 
 
 @contextlib.contextmanager
@@ -187,7 +189,7 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
 
     Raises UserError if it cannot be read, for values that will not do, and for a name that is no key.
     """
-    if "\0" in path or not os.path.isfile(path):
+    if not os.path.isfile(path):
         known = sorted(Path("config").glob("[!_]*.py"))
         raise UserError(f"there is no config file {path}{nearest(path, known)}; expected one such as "
                         "config/train_math_mini_14.py")
@@ -195,19 +197,21 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
     if "runs" in names and "runs" not in keys:
         raise UserError(f"{path} is a study: python sweep.py {path}")
     for name, value in names.items():
-        own = name.startswith("_") or name.isupper() or isinstance(value, ModuleType) or callable(value)
         if name in keys:
             given[name] = check(name, value, keys[name], path)
-        elif not own:
+        elif not (name.startswith("_") or name.isupper() or isinstance(value, ModuleType) or callable(value)):
             raise UserError(f"{path}: unknown key {name}{nearest(name, keys)}; begin your own names with _")
     return given
 
 
 def read(argv: list[str], description: str) -> tuple[dict, dict]:
     """A training command line's config (defaults, then config files, then keys), and what was given."""
-    on_line, files = parse(argv, KEYS, description, positional="CONFIG")
-    given = {name: value for path in files for name, value in read_file(path).items()} | on_line
-    return settings([], KEYS, description) | given, given
+    on_line, paths = parse(argv, KEYS, description, positional="CONFIG")
+    given = {}
+    for path in paths:
+        given |= read_file(path)
+    given |= on_line
+    return defaults(KEYS) | given, given
 
 
 class Stream:

@@ -12,7 +12,6 @@ import math
 import os
 import random
 import re
-import shlex
 import zlib
 from collections import Counter
 from contextlib import suppress
@@ -28,7 +27,7 @@ from data.files import replace_file, writing
 
 ROOT = Path(__file__).resolve().parent
 TASKS = ("math", "facts")  # those that there are evaluators for
-FILES = ("train.bin", "val.bin", "meta.json")
+FILES = ("meta.json", "train.bin", "val.bin")
 LARGEST = 10_000_000  # characters times block_size up to which reference losses are computed, in some 5 s
 OPTIONS = {  # of a text() about a table of equations
     "numbers": Key(10, "the operands are 0 .. numbers - 1", lo=2, hi=50),
@@ -39,8 +38,11 @@ Pairs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset: its table's size, the pairs that it holds out, and the token ids (uint8) of both texts."""
+    """What data/`source`/prepare.py makes of some options: its table's size, the pairs that it holds out, and
+    the token ids (uint8) of both texts."""
     name: str
+    source: str
+    options: dict
     vocab: str
     tasks: tuple[str, ...]
     numbers: int
@@ -48,6 +50,14 @@ class Dataset:
     sha256: str
     train: np.ndarray
     val: np.ndarray
+
+    def files(self) -> dict[str, bytes]:
+        """What its FILES are to hold."""
+        meta = {"vocab": self.vocab, "tasks": self.tasks, "held_out": self.held_out, "sha256": self.sha256}
+        if self.options:
+            meta |= {"source": self.source, "options": self.options}
+        contents = json.dumps(meta, indent=1).encode(), self.train.tobytes(), self.val.tobytes()
+        return dict(zip(FILES, contents))
 
 
 def rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
@@ -73,40 +83,32 @@ def pairs_of(value: object, source: str, numbers: int = 10) -> Pairs:
     """
     try:
         if isinstance(value, str) and value.endswith("%"):
-            share, drawn = float(value[:-1]) / 100, [*combinations(range(numbers), 2)]
-            random.Random(1337).shuffle(drawn)
-            listed = drawn[:max(1, round(share * len(drawn)))] if 0 < share < 1 else None
+            share, listed = float(value[:-1]) / 100, [*combinations(range(numbers), 2)]
+            if not 0 < share < 1:
+                raise ValueError
+            random.Random(1337).shuffle(listed)
+            listed = listed[:max(1, round(share * len(listed)))]
         else:
             listed = [map(int, p.split("-")) for p in value.split(",")] if isinstance(value, str) else value
         pairs = tuple((min(a, b), max(a, b)) for a, b in listed)
-        good = all(type(x) is int and 0 <= x < numbers for pair in pairs for x in pair)
+        if len(set(pairs)) < len(pairs):
+            raise ValueError
+        if not all(type(x) is int and 0 <= x < numbers for pair in pairs for x in pair):
+            raise ValueError
     except (TypeError, ValueError):
-        good = False
-    if not good or len(set(pairs)) < len(pairs):
         raise UserError(f"{source} = {value!r:.80} will not do; expected pairs of the numbers 0 to "
-                        f"{numbers - 1}, each once, as 3-8,2-6, or a share above 0% and below 100%")
+                        f"{numbers - 1}, each once, as 3-8,2-6, or a share above 0% and below 100%") from None
     return pairs
 
 
-def read(source: str) -> tuple[str, dict, dict[str, Key]]:
-    """data/`source`/prepare.py: its path, the names that it defines, and the options of its text()."""
-    shown = os.path.relpath(ROOT / source / "prepare.py")
-    names = execute(shown)
-    with own_code(shown):
-        taken = inspect.signature(names["text"]).parameters if callable(names.get("text")) else {}
+def read(source: str) -> tuple[dict, dict[str, Key]]:
+    """data/`source`/prepare.py: the names that it defines, and the options of its text()."""
+    names = execute(os.path.relpath(ROOT / source / "prepare.py"))
+    with own_code(names["__file__"]):
+        parameters = inspect.signature(names["text"]).parameters
     keys = {name: replace(OPTIONS.get(name, Key("", "of its text()")), default=p.default)
-            for name, p in taken.items() if type(p.default) in (bool, int, float, str)}
-    return shown, names, keys
-
-
-def variant(source: str, options: dict, asker: str) -> str:
-    """The name of data/`source` with these options, which spells them: as_math_3-8_2-6, as_math_20_5pct.
-
-    Raises UserError, naming the `asker`, for options that will not do.
-    """
-    make(source, source, options, asker)
-    values = [str(options[key]) for key in read(source)[2] if key in options]
-    return "_".join([source, *values]).replace(",", "_").replace("%", "pct")
+            for name, p in parameters.items() if type(p.default) in (bool, int, float, str)}
+    return names, keys
 
 
 def origin(name: str) -> tuple[str, dict]:
@@ -114,86 +116,81 @@ def origin(name: str) -> tuple[str, dict]:
 
     Raises UserError if there is no such dataset.
     """
-    known = sorted(path.parent.name for path in ROOT.glob("*/prepare.py"))
-    if name in known:
+    sources = sorted(path.parent.name for path in ROOT.glob("*/prepare.py"))
+    if name in sources:
         return name, {}
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+    with suppress(OSError, ValueError, KeyError):
         meta = json.loads((ROOT / name / "meta.json").read_bytes())
-        if meta["source"] in known:
-            return meta["source"], {**meta["options"]}
-    for source in (source for source in known if name.startswith(f"{source}_")):
-        keys = read(source)[2]
+        if meta["source"] in sources:
+            return meta["source"], meta["options"]
+    for source in (source for source in sources if name.startswith(f"{source}_")):
+        keys = read(source)[1]
         shape = {k: "[0-9]+" if type(key.default) is int else ".+" for k, key in keys.items()}
         groups = "".join(f"(?:_(?P<{k}>{characters}))?" for k, characters in shape.items())
         if spelled := re.fullmatch(groups, name.removeprefix(source)):
             return source, {k: from_text(text.replace("_", ",").replace("pct", "%"), keys[k])
                             for k, text in spelled.groupdict().items() if text}
-    raise UserError(f"unknown dataset {name}{nearest(name, known)}; there are {', '.join(known)} "
+    raise UserError(f"unknown dataset {name}{nearest(name, sources)}; there are {', '.join(sources)} "
                     f"and what their prepare.py makes; no data/{name}/meta.json says so of this one")
 
 
-def call(names: dict, function: str, shown: str, **options) -> str:
-    """The text that a function of a prepare.py returns, which defines `names` and is `shown` in messages."""
-    with own_code(shown):
-        text = names.get(function, lambda **_: None)(**options)
+def call(names: dict, function: str, options: dict) -> str:
+    """The text that a function of a prepare.py, which defines `names`, returns."""
+    with own_code(names["__file__"]):
+        text = names[function](**options)
         good = isinstance(text, str) and text.encode()
     if not good:
-        raise UserError(f"{shown}: {function}() returned {text!r:.80}; expected a str, not empty")
+        raise UserError(f"{names['__file__']}: {function}() returned {text!r:.80}; expected a str, not empty")
     return text
 
 
-def make(name: str, source: str, options: dict, asker: str = "") -> tuple[Dataset, dict[str, bytes]]:
-    """The dataset `name` as data/`source`/prepare.py makes it, and what its files are to hold.
+def make(source: str, options: dict, name: str = "", asker: str = "") -> Dataset:
+    """What data/`source`/prepare.py makes of these options, by default under a name that spells them:
+    as_math_3-8_2-6, as_math_20_5pct.
 
     Raises UserError for whatever is wrong there, naming the file, or with `options`, naming the `asker`.
     """
-    shown, names, keys = read(source)
-    tasks, asker = names.get("TASKS"), asker or shown
-    if not (isinstance(tasks, tuple | list) and all(t in TASKS and tasks.count(t) == 1 for t in tasks)):
-        raise UserError(f"{shown}: TASKS = {tasks!r:.80} will not do; expected a tuple of some of {TASKS}")
+    names, keys = read(source)
+    path, tasks = names["__file__"], names.get("TASKS")
+    if not isinstance(tasks, tuple | list) or not all(task in TASKS for task in tasks):
+        raise UserError(f"{path}: TASKS = {tasks!r:.80} will not do; expected a tuple of some of {TASKS}")
+    asker = asker or path
     for key in options.keys() - keys:
         raise UserError(f"{asker}: unknown key {key}{nearest(key, [*keys, *config.KEYS])}; options of "
                         f"{source}: {', '.join(keys) or 'none'}")
     full = {key: check(key, options.get(key, keys[key].default), keys[key], asker) for key in keys}
     numbers = full.get("numbers", 10)
     pairs = pairs_of(full.get("held_out", ()), f"{asker}: held_out", numbers)
-    train = call(names, "text", shown, **full)
-    val = call(names, "val_text", shown, **full) if "val_text" in names else train
+    train = call(names, "text", full)
+    val = call(names, "val_text", full) if "val_text" in names else train
     vocab = "".join(sorted({*train, *val}))
     if len(vocab) > 256:
-        raise UserError(f"{shown}: {len(vocab)} distinct characters; expected at most 256: leave some out")
-    sha256, other = (hashlib.sha256(text.encode()).hexdigest() for text in (train, val))
-    if sha256 != other:
-        sha256 = hashlib.sha256((sha256 + other).encode()).hexdigest()
-    dataset = Dataset(name, vocab, tuple(tasks), numbers, pairs, sha256,
-                      encode(train, vocab), encode(val, vocab))
-    meta = {"vocab": vocab, "tasks": dataset.tasks, "held_out": pairs, "sha256": sha256}
-    meta |= {"source": source, "options": options} if options else {}
-    files = zip(FILES, (dataset.train.tobytes(), dataset.val.tobytes(), json.dumps(meta, indent=1).encode()))
-    return dataset, dict(files)
+        raise UserError(f"{path}: {len(vocab)} distinct characters; expected at most 256: leave some out")
+    both = train if train == val else f"{train}\0{val}"
+    spelled = "_".join([source, *(str(options[key]) for key in keys if key in options)])
+    name = name or spelled.replace(",", "_").replace("%", "pct")
+    return Dataset(name, source, options, vocab, tuple(tasks), numbers, pairs,
+                   hashlib.sha256(both.encode()).hexdigest(), encode(train, vocab), encode(val, vocab))
 
 
 def written(name: str) -> dict[str, bytes]:
     """The files of data/`name` that are there."""
-    files = {}
-    for file in FILES:
-        with suppress(FileNotFoundError):
-            files[file] = (ROOT / name / file).read_bytes()
-    return files
+    return {file: (ROOT / name / file).read_bytes() for file in FILES if (ROOT / name / file).exists()}
 
 
-def write(name: str, files: dict[str, bytes]) -> None:
-    """Write those of `files` that data/`name` does not have so, each at once or not at all, and say so.
+def write(dataset: Dataset) -> None:
+    """Write those of its files that are not there so, each at once or not at all, and say so.
 
     Raises UserError if the disk refuses.
     """
-    new = dict(sorted(files.items() - written(name).items()))  # meta.json first: it says what they are
+    folder, old = ROOT / dataset.name, written(dataset.name)
+    new = {file: content for file, content in dataset.files().items() if content != old.get(file)}
     if new:
-        with writing(ROOT / name):
-            (ROOT / name).mkdir(exist_ok=True)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
         for file, content in new.items():
-            replace_file(ROOT / name / file, content)
-        print(f"data/{name}: wrote {', '.join(new)}")
+            replace_file(folder / file, content)
+        print(f"data/{dataset.name}: wrote {', '.join(new)}")
 
 
 def prepare(source: str, argv: list[str]) -> None:
@@ -201,20 +198,19 @@ def prepare(source: str, argv: list[str]) -> None:
 
     Raises UserError for options that will not do, and for a name that is no folder's or another dataset's.
     """
-    keys = read(source)[2] | {"name": NAME}
+    keys = read(source)[1] | {"name": NAME}
     options, _ = parse(argv, keys, f"Write {', '.join(FILES)} of data/{source}.")
-    own = options.pop("name", "")
-    if own and not options:
+    name = options.pop("name", "")
+    if name and not options:
         raise UserError(f"--name is for a variant; give an option too, one of {', '.join(keys)}")
-    name = own or variant(source, options, "command line")
-    try:
-        taken = origin(name) != (source, options)
-    except UserError:
-        taken = (ROOT / name).exists()
-    if taken or not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"--name={name} will not do; expected a plain folder's that no other dataset has")
-    write(name, make(name, source, options)[1])
-    print(f"data/{name} is ready: train on it with --dataset={name}")
+    dataset, taken = make(source, options, name, "command line"), False
+    with suppress(UserError):  # that there is none of the name
+        taken = origin(dataset.name) != (source, options)
+    if taken or not re.fullmatch(r"\w[\w.-]*", dataset.name):
+        raise UserError(f"--name={dataset.name} will not do; expected a plain folder's that no other dataset "
+                        "has")
+    write(dataset)
+    print(f"data/{dataset.name} is ready: train on it with --dataset={dataset.name}")
 
 
 def load(name: str) -> Dataset:
@@ -223,15 +219,12 @@ def load(name: str) -> Dataset:
     Raises UserError for an unknown dataset, for whatever is wrong with its prepare.py, and for files that are
     not what that makes, be they damaged or of an older rule.
     """
-    source, options = origin(name)
-    dataset, files = make(name, source, options)
-    for file, _ in sorted(written(name).items() - files.items()):
-        words = [f"--{key}={value}" for key, value in (options | {"name": name}).items()] if options else []
-        mend = shlex.join(["python", os.path.relpath(ROOT / source / "prepare.py"), *words])
-        raise UserError(f"data/{name}/{file} is not what its prepare.py makes now; run {mend} (or, if its "
-                        "text() differs from call to call, seed what is random in it)")
+    dataset = make(*origin(name), name)
+    for file, _ in written(name).items() - dataset.files().items():
+        raise UserError(f"data/{name}/{file} is not what its prepare.py makes now; run python -m data {name} "
+                        "(or, if its text() differs from call to call, seed what is random in it)")
     try:
-        write(name, files)
+        write(dataset)
     except UserError as e:
         print(f"data/{name} is used without being written: {e}")
     return dataset

@@ -44,7 +44,7 @@ SCRIPTS = {  # what is run, its keys, and a command line that is good in the san
     "plot_results": (plot_results.main, plot_results.KEYS, ["--model_folder=math"]),
     "plot_all_models": (plot_all_models.main, plot_all_models.KEYS, ["--root_dir=root"]),
     "bench": (bench.main, bench.KEYS, ["--seconds=0.01", "--compile=False"]),
-    "prepare": (partial(data.prepare, "as_math"), data.read("as_math")[2] | {"name": data.NAME}, []),
+    "prepare": (partial(data.prepare, "as_math"), data.read("as_math")[1] | {"name": data.NAME}, []),
 }
 RESUME = [*MATH, "--init_from=resume"]
 

@@ -55,8 +55,8 @@ def test_update_equals_pytorch_s_adamw_and_clipping_per_seed(monkeypatch):
     norms = []
     for s in (0, 1):
         gpt = gpt_of(flat, s, cfg)
-        loss(gpt, windows[0, s]).backward()
-        norms.append(torch.nn.utils.get_total_norm([p.grad for p in gpt.parameters()]).item())
+        loss(gpt, windows[0, s], cfg).backward()
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in gpt.values()]).item())
     clip = (norms[0] * norms[1]) ** 0.5
     assert norms[0] > 1.3 * clip > 1.3 * 1.3 * norms[1]
     c = settings(warmup_iters=3, lr_decay_iters=7, weight_decay=0.1, grad_clip=clip)
@@ -67,15 +67,15 @@ def test_update_equals_pytorch_s_adamw_and_clipping_per_seed(monkeypatch):
             pytorch.update(state, window, rate, decayed(cfg) * c["weight_decay"], cfg, c, torch.float32)
     for s in (0, 1):
         gpt = gpt_of(flat, s, cfg)
-        groups = [{"params": [p for p in gpt.parameters() if p.dim() == dim], "weight_decay": decay}
+        groups = [{"params": [p for p in gpt.values() if p.dim() == dim], "weight_decay": decay}
                   for dim, decay in ((2, 0.1), (1, 0))]
         adamw = torch.optim.AdamW(groups, betas=(c["beta1"], c["beta2"]), eps=1e-8)
         for it, window in enumerate(windows):
             for group in adamw.param_groups:
                 group["lr"] = learning_rate(it, c)
             adamw.zero_grad()
-            loss(gpt, window[s]).backward()
-            torch.nn.utils.clip_grad_norm_(gpt.parameters(), clip)
+            loss(gpt, window[s], cfg).backward()
+            torch.nn.utils.clip_grad_norm_(gpt.values(), clip)
             adamw.step()
         for name in ("exp_avg", "exp_avg_sq"):
             expected = flat_of(gpt, cfg, lambda p, name=name, adamw=adamw: adamw.state[p][name])

@@ -53,8 +53,8 @@ def test_samples_that_share_rows_equal_samples_drawn_alone(name, new, samples, p
         gpt = gpt_of(model.params, s, model.cfg)
         for i, prompt in enumerate(prompts):
             for n in range(0, samples, 5):
-                ids = continue_one(gpt, [model.vocab.index(ch) for ch in prompt], u[i, n], heat, top_k,
-                                   model.vocab.index(stop) if stop else None)
+                ids = continue_one(gpt, model.cfg, [model.vocab.index(ch) for ch in prompt], u[i, n], heat,
+                                   top_k, model.vocab.index(stop) if stop else None)
                 assert texts[s, i, n] == "".join(model.vocab[t] for t in ids)
 
 

@@ -12,42 +12,41 @@ import eval_as_math
 import plot_results
 import sample
 import train_with_eval
+from bench import plain_logits
 from config import UserError
 from helpers import ROOT, TINY, contents, log, resume, run_script, train
-from model import GPTConfig, load_checkpoint, save_checkpoint, shapes
-from reference import GPT
+from model import GPTConfig, init_weights, load_checkpoint, save_checkpoint
+from reference import gpt_of
 
 ASK = ["--num_samples=3", "--max_new_tokens=4", "--start=<3+4=", "--temperature=1"]
 
 
-def nanogpt_checkpoint(gpt: GPT, prefix: str = "", **args) -> dict:
-    """What nanoGPT's train.py saves of a model; `args` are model_args besides those of its shape."""
-    optimizer = torch.optim.AdamW(gpt.parameters())
-    shape = {k: getattr(gpt.cfg, k) for k in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
-    return {"model": {prefix + k: v for k, v in gpt.state_dict().items()},
-            "model_args": shape | {"bias": False, "dropout": 0.0} | args, "optimizer": optimizer.state_dict(),
-            "iter_num": 2000, "best_val_loss": torch.tensor(0.75),
-            "config": {"out_dir": "out", "dataset": "as_math", "wandb_log": False, "learning_rate": 1e-3}}
+CFG = GPTConfig(n_layer=2, n_head=2, mlp_expansion=4)
+CHARACTERS = "\n +-0123456789<=>"
 
 
 @pytest.fixture
-def plain() -> GPT:
-    """nanoGPT's model, of the size of the arithmetic's vocabulary, its LayerNorms and all else distinct."""
-    torch.manual_seed(3)
-    gpt = GPT(GPTConfig(n_layer=2, n_head=2, mlp_expansion=4))
-    for weight in gpt.parameters():
-        weight.data += 0.3 * torch.randn(weight.shape)
-    return gpt
+def plain() -> dict[str, torch.Tensor]:
+    """The weights of nanoGPT's model for arithmetic, far from their initial values, LayerNorms too."""
+    flat = init_weights(CFG, [3])
+    flat += 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(3))
+    return gpt_of(flat, 0, CFG)
 
 
 @pytest.fixture
 def written(plain, tmp_path):
-    """A function that saves that model as nanoGPT would, with something changed; it returns --out_dir."""
+    """A function that saves that model as nanoGPT's train.py would, with something changed; it returns
+    --out_dir. `args` are model_args besides those of its shape."""
 
     def write(prefix: str = "", more=(), without=(), **args) -> str:
-        ckpt = nanogpt_checkpoint(plain, prefix, **args)
-        ckpt["model"] |= dict(more)
-        ckpt["model"] = {k: v for k, v in ckpt["model"].items() if k not in without}
+        shape = {k: getattr(CFG, k) for k in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
+        state = {name: weight.detach() for name, weight in plain.items()}
+        state |= {"lm_head.weight": state["transformer.wte.weight"], **dict(more)}
+        ckpt = {"model": {prefix + name: weight for name, weight in state.items()},
+                "model_args": shape | {"bias": False, "dropout": 0.0} | args,
+                "optimizer": torch.optim.AdamW(plain.values()).state_dict(),
+                "iter_num": 2000, "best_val_loss": torch.tensor(0.75),
+                "config": {"out_dir": "out", "dataset": "as_math", "wandb_log": False, "learning_rate": 1e-3}}
         save_checkpoint(tmp_path / "ckpt.pt", {k: v for k, v in ckpt.items() if k not in without})
         return f"--out_dir={tmp_path}"
 
@@ -61,41 +60,36 @@ def texts(out: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["ckpt.pt", "ckpt_best_math.pt"])
 def test_a_run_s_seed_loads_into_nanogpt(math_run, name):
-    """By the README's one-liner, strictly: what nanoGPT's state_dict has and nothing else, tied as there."""
-    ckpt, cfg = load_checkpoint(math_run / name)
-    raw = torch.load(math_run / name, weights_only=True)
-    for seed in range(2):
-        gpt = GPT(cfg)
-        gpt.load_state_dict({k: v[seed] for k, v in raw["model"].items()}, strict=True)
-        assert set(gpt.state_dict()) == {*shapes(cfg), "lm_head.weight"}
-        assert torch.equal(gpt.lm_head.weight, ckpt["model"]["transformer.wte.weight"][seed])
+    """By the README's one-liner: what nanoGPT's state_dict has and nothing else, tied as there."""
+    state = {k: v[1] for k, v in torch.load(math_run / name, weights_only=True)["model"].items()}
+    block = {"ln_1": [14], "attn.c_attn": [42, 14], "attn.c_proj": [14, 14], "ln_2": [14],
+             "mlp.c_fc": [14, 14], "mlp.c_proj": [14, 14]}
+    shapes = {"transformer.wte": [17, 14], "transformer.wpe": [9, 14], "transformer.ln_f": [14],
+              "lm_head": [17, 14], **{f"transformer.h.0.{name}": shape for name, shape in block.items()}}
+    assert {k: list(v.shape) for k, v in state.items()} == {f"{k}.weight": v for k, v in shapes.items()}
+    assert torch.equal(state["lm_head.weight"], state["transformer.wte.weight"])
 
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod."])
-def test_nanogpt_s_checkpoint_is_read_as_it_is(written, plain, prefix, tmp_path):
-    """Every weight, with mlp_expansion 4, the dataset's vocabulary, and one seed."""
-    mask = {f"{prefix}transformer.h.{i}.attn.bias": torch.ones(1, 1, 9, 9).tril() for i in range(2)}
-    written(prefix, more=mask)
+def test_nanogpt_s_checkpoint_is_read_as_it_is(written, plain, prefix, tmp_path, capsys):
+    """Every weight, with mlp_expansion 4, the dataset's vocabulary, and one seed; sampled greedily it says
+    what nanoGPT's own model does."""
+    mask = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 9, 9).tril() for i in range(2)}
+    argument = written(prefix, more=mask)
     ckpt, cfg = load_checkpoint(tmp_path / "ckpt.pt", "as_math")
-    assert cfg == plain.cfg and ckpt["vocab"] == "\n +-0123456789<=>" and ckpt["seeds"] == [1337]
-    for name, weight in plain.state_dict().items():
+    assert cfg == CFG and ckpt["vocab"] == CHARACTERS and ckpt["seeds"] == [1337]
+    for name, weight in plain.items():
         assert torch.equal(ckpt["model"][name], weight[None])
-
-
-def test_nanogpt_s_checkpoint_is_sampled(written, plain, capsys):
-    """Greedy samples are those of nanoGPT's own model."""
-    sample.main([written("_orig_mod."), "--dataset=as_math", *ASK[:-1], "--temperature=0"])
-    vocab, ids = "\n +-0123456789<=>", []
-    for ch in "<3+4=":
-        ids.append(vocab.index(ch))
+    sample.main([argument, "--dataset=as_math", *ASK[:-1], "--temperature=0"])
+    ids = [CHARACTERS.index(character) for character in "<3+4="]
     for _ in range(4):
-        ids.append(plain(torch.tensor([ids[-9:]]))[0, -1].argmax().item())
-    assert texts(capsys.readouterr().out) == ["".join(vocab[i] for i in ids)] * 3
+        ids.append(plain_logits(plain, torch.tensor([ids[-9:]]), CFG)[0, -1].argmax().item())
+    assert texts(capsys.readouterr().out) == ["".join(CHARACTERS[i] for i in ids)] * 3
 
 
-def test_nanogpt_s_checkpoint_is_evaluated(written, plain, tmp_path, capsys):
+def test_nanogpt_s_checkpoint_is_evaluated(written, plain, capsys):
     """Of weights in half precision, with nothing beside them too."""
-    plain.half()
+    plain |= {name: weight.detach().half() for name, weight in plain.items()}
     folder = written(without=("iter_num", "best_val_loss", "config", "optimizer"))
     eval_as_math.main([folder, "--dataset=as_math", "--num_samples=1"])
     out = capsys.readouterr().out
@@ -163,26 +157,23 @@ def test_wandb_gets_every_evaluation(wandb, tmp_path):
         assert "elapsed_s" in values and not any("facts" in name or "iter" in name for name in values)
 
 
-def test_what_wandb_refuses_is_said_before_anything_changes(wandb, tmp_path, monkeypatch):
+@pytest.mark.parametrize("problem, message", [
+    ("init", "wandb_log = True: No API key configured"), (None, "needs a package: pip install wandb"),
+    (types.ModuleType("wandb"), "needs a package: pip install wandb")],
+    ids=["refuses", "missing", "a folder of logs"])
+def test_what_wandb_lacks_is_said_before_anything_changes(wandb, tmp_path, monkeypatch, problem, message):
     def init(**how):
         raise wandb.Error("No API key configured. Use `wandb login` to log in.")
 
     folder = train(tmp_path / "run", "--max_iters=0")
     before = contents(folder)
     monkeypatch.setattr(wandb, "init", init)
+    if problem != "init":
+        monkeypatch.setitem(sys.modules, "wandb", problem)
     for argument in (f"--out_dir={folder}", f"--out_dir={tmp_path / 'new'}"):
-        with pytest.raises(UserError, match="wandb_log = True: No API key configured"):
+        with pytest.raises(UserError, match=message):
             train(folder, "--wandb_log", "--overwrite", argument)
     assert contents(folder) == before and not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("instead", [None, types.ModuleType("wandb")], ids=["missing", "a folder of logs"])
-def test_without_wandb_it_is_said_before_anything_is_made(monkeypatch, tmp_path, instead):
-    monkeypatch.setitem(sys.modules, "wandb", instead)
-    with pytest.raises(UserError, match="wandb_log = True needs a package: pip install wandb"):
-        train(tmp_path / "run", "--wandb_log=True")
-    assert not (tmp_path / "run").exists()
-    train(tmp_path / "run", "--max_iters=0")
 
 
 # --- shells and surroundings

@@ -29,9 +29,10 @@ def equations(numbers: int, held_out=()) -> list[tuple[int, str, int, int, bool]
 def text(numbers: int = 10, held_out: str = "5-7") -> str:
     """All equations but those of the held-out pairs, in an order shuffled once by a fixed seed, padded to the
     table's longest."""
-    table = [(f"<{a}{op}{b}={c}>", out)
-             for a, op, b, c, out in equations(numbers, pairs_of(held_out, "held_out", numbers))]
-    lines = [line.ljust(max(len(line) for line, _ in table)) + "\n" for line, out in table if not out]
+    pairs = pairs_of(held_out, "held_out", numbers)
+    table = [(f"<{a}{op}{b}={c}>", out) for a, op, b, c, out in equations(numbers, pairs)]
+    longest = max(len(line) for line, _ in table)
+    lines = [line.ljust(longest) + "\n" for line, out in table if not out]
     if not lines:
         raise config.UserError("held_out names all pairs of numbers: no equation is left; leave some out")
     random.Random(1337).shuffle(lines)

@@ -18,23 +18,18 @@ LONGEST = 18  # of the 20 characters that an evaluation asks for, a space and a 
 def capitals() -> list[tuple[str, str]]:
     """(country, capital), as capitals.csv lists them. Raises UserError for a list that will not do."""
     path = Path(__file__).with_name("capitals.csv")
-    shown = os.path.relpath(path)
+    expected = f"expected country,capital, each country once, a capital of at most {LONGEST} characters"
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
             header, *rows = [[cell.strip() for cell in row] for row in csv.reader(f, strict=True) if row]
     except (OSError, ValueError, csv.Error) as e:
-        raise config.UserError(f"{shown}: {e}; expected a table in UTF-8, with commas") from None
-    if header != ["country", "capital"]:
-        raise config.UserError(f"{shown} begins with {','.join(header)!r}; expected country,capital, with a "
-                               "comma, where a spreadsheet may have put a semicolon")
+        raise config.UserError(f"{os.path.relpath(path)}: {e}; {expected}, in UTF-8") from None
     countries = [row[0].lower() for row in rows]
-    for row in rows:
-        why = (f"{len(row)} cells, expected country,capital" if len(row) != 2 else
-               "an empty or unprintable cell" if not all(cell and cell.isprintable() for cell in row) else
-               f"a capital longer than an answer, {LONGEST} characters" if len(row[1]) > LONGEST else
-               "a country that is listed twice" if countries.count(row[0].lower()) > 1 else "")
-        if why:
-            raise config.UserError(f"{shown}: the line {','.join(row)!r} has {why}; mend or delete it")
+    wrong = [header] if header != ["country", "capital"] else []
+    wrong += [row for row in rows if len(row) != 2 or not all(cell and cell.isprintable() for cell in row)
+              or len(row[1]) > LONGEST or countries.count(row[0].lower()) > 1]
+    if wrong:
+        raise config.UserError(f"{os.path.relpath(path)}: {','.join(wrong[0])!r} will not do; {expected}")
     return [tuple(row) for row in rows]
 
 
