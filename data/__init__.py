@@ -220,9 +220,11 @@ def load(name: str) -> Dataset:
     not what that makes, be they damaged or of an older rule.
     """
     dataset = make(*origin(name), name)
-    for file, _ in written(name).items() - dataset.files().items():
-        raise UserError(f"data/{name}/{file} is not what its prepare.py makes now; run python -m data {name} "
-                        "(or, if its text() differs from call to call, seed what is random in it)")
+    files = dataset.files()
+    wrong = [file for file, content in written(name).items() if content != files[file]]
+    if wrong:
+        raise UserError(f"data/{name}/{wrong[0]} is not what its prepare.py makes now; run python -m data "
+                        f"{name} (or, if its text() differs from call to call, seed what is random in it)")
     try:
         write(dataset)
     except UserError as e:
