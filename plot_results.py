@@ -6,13 +6,16 @@ Reads results.csv and config.json of the folder and writes plot.png there.
 import io
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 # no backend is used, and a notebook's may not be installed; so other scripts get matplotlib from here
 os.environ["MPLBACKEND"] = "agg"
+from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,6 +25,7 @@ import config
 from config import Key, UserError
 from data.files import replace_file
 from data.log import SCORES, NoEvaluation, RunLog, rank_folders, read_run
+from data.stats import mean_and_range, two_components
 
 OPERATIONS = {"math": ["math"], "facts": ["facts"], "both": ["math", "facts"]}
 KEYS = {
@@ -38,7 +42,10 @@ HELDOUT_LEVELS = {  # least share of the held-out answers that are right; one hu
     "all right": (1, HELDOUT)}
 REFERENCES = {"rule_loss": ("rule-follower's loss", (0, (9, 4))),
               "loss_floor": ("memoriser's loss", (0, (3, 3)))}
-MODEL_COLORS = {"n14": "#D55E00", "n28": "#CC79A7", "n56": "#000000", "MLT": "#999933"}
+OFF = {  # how far an answer is off
+    "right": ("right", "#4292C6"), "off_1": ("off by 1", "#FDD0A2"), "off_2": ("off by 2", "#FD8D3C"),
+    "off_more": ("off by more", "#A63603"), "none": ("no number", "#BDBDBD")}
+MODELS = {"14": "n14", "28": "n28", "56": "n56", "mlt": "MLT"}
 BAND = "10-90% of seeds, line: median"
 LOSS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -68,6 +75,21 @@ def accuracy(run: RunLog, name: str) -> np.ndarray:
     return right / asked
 
 
+def loss_cells(run: RunLog) -> list[str]:
+    """Where the last loss stands between the rule-follower and the memoriser, for a table."""
+    loss, rule, floor = run.columns["train_loss"][-1], run.info["rule_loss"], run.info["loss_floor"]
+    cells = [mean_and_range(loss, "{:.4f}".format)]
+    if rule is None or floor is None:
+        return cells
+    return [*cells, f"{rule:.4f}", f"{floor:.4f}", mean_and_range((rule - loss) / (rule - floor))]
+
+
+def minutes(run: RunLog) -> str:
+    """What a run took, its processes' minutes added up; "-" if its rows were taken from another run's log."""
+    each = [read_run(part).columns["elapsed_s"][-1].max() for part in rank_folders(run.folder)]
+    return "-" if run.info.get("taken_from") else f"{sum(each) / 60:,.1f}"
+
+
 def markdown_table(heading: str, text: str, rows: list[list[str]]) -> str:
     """A section with a table in Markdown; the first row is its header, and short rows are filled up."""
     width = len(rows[0])
@@ -92,11 +114,35 @@ def draw_cells(ax: Axes, cells: dict[tuple, float], text: dict[tuple, str] | Non
     ax.set_yticks(range(len(rows)), rows)
 
 
+def draw_digits(ax: Axes, rows: np.ndarray, size: float, last: np.ndarray | None = None) -> None:
+    """Join the digits 0 to 9, rows (10, n) of an embedding, in the plane of their first two principal
+    components, or of those of the rows `last`; letters of `size`."""
+    last = rows if last is None else last
+    points, reach = ((x - x.mean(0)) @ two_components(last)[0] for x in (rows, last))
+    ax.plot(*points.T, color=GREY, linewidth=size / 8, zorder=1)
+    ax.scatter(*points.T, s=3 * size ** 2, c=range(10), cmap="YlGnBu", vmin=-3, vmax=18, zorder=2)
+    for digit, point in enumerate(points):
+        ax.text(*point, str(digit), fontsize=size, ha="center", va="center_baseline")
+    limits = 1.2 * abs(reach).max() * np.array([-1, 1])
+    ax.set(xticks=[], yticks=[], xlim=limits, ylim=limits, aspect="equal")
+
+
 def save_figure(fig: Figure, path: Path) -> None:
     """Write a figure, at once or not at all."""
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=150)
     replace_file(path, out.getbuffer())
+
+
+def save_film(fig: Figure, frames: Iterable, path: Path) -> None:
+    """Write a GIF of a figure as it is at each step of `frames`, at once or not at all."""
+    with tempfile.TemporaryDirectory() as folder:
+        film, writer = Path(folder, "film.gif"), PillowWriter(fps=5)
+        writer.setup(fig, film, dpi=80)
+        for _ in chain(frames, range(15)):  # the end stays for 3 s
+            writer.grab_frame()
+        writer.finish()
+        replace_file(path, film.read_bytes())
 
 
 def tasks_of(run: RunLog, operation: str) -> list[str]:
@@ -114,10 +160,10 @@ def shortfall(run: RunLog) -> str:
     return f"{last:,} of {end:,} iterations" if last < end else ""
 
 
-def run_title(name: str, run: RunLog, note: str = "") -> str:
+def run_title(name: str, run: RunLog) -> str:
     """A panel's title: name, parameters and seeds of the run, and how far it got if it is not finished."""
     seeds = len(run.info["seeds"])
-    title = f"{name}: {run.info['parameters']:,} parameters, {seeds} seed{'s' if seeds > 1 else ''}{note}"
+    title = f"{name}: {run.info['parameters']:,} parameters, {seeds} seed{'s' if seeds > 1 else ''}"
     return "\n".join(line for line in (title, shortfall(run)) if line)
 
 
@@ -177,9 +223,8 @@ def draw_heldout(ax: Axes, run: RunLog) -> None:
                 fontsize=8, color=GREY)
 
 
-def draw_run(strips: Sequence[Axes], run: RunLog, tasks: list[str], limits: tuple[float, float]) -> None:
+def draw_run(strips: Sequence[Axes], run: RunLog, tasks: list[str]) -> None:
     """Draw a run in a panel's strips: right answers, held-out if there is a strip for it, loss."""
-    frame_strips(strips, limits)
     answers, loss, x = strips[0], strips[-1], run.iters
     for name in [name for task in tasks for name in SCORES[task]]:
         draw_curve(answers, x, 100 * accuracy(run, name), *CURVES[name])
@@ -213,7 +258,8 @@ def run_figure(run: RunLog, tasks: list[str]) -> Figure:
     heights = strip_heights(tasks, bool(run.info["held_out"]))
     fig = Figure(figsize=(8, 6), layout="constrained")
     strips = fig.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-    draw_run(strips, run, tasks, loss_limits([run]))
+    frame_strips(strips, loss_limits([run]))
+    draw_run(strips, run, tasks)
     strips[0].set_title(run_title(run.folder.resolve().name, run), parse_math=False)
     add_legend(fig, [[ax] for ax in strips])
     return fig

@@ -2,16 +2,18 @@
   python sweep.py config/sweep_capacity.py --out_dir=capacity [--num_seeds=4] [--plot]
   torchrun --nproc_per_node=4 sweep.py config/sweep_capacity.py --out_dir=capacity
 
-Into capacity/RUN, with the figure capacity.png and the table capacity.md; by default all that is in results/.
+Into capacity/RUN, with the figure capacity.png and the text capacity.md; by default all that is in results/.
 What is done is skipped, and what was interrupted goes on. Of several processes, under torchrun or started one
 by one on machines that share the folder, each takes the next run that nobody trains; the last one draws.
 
 A study is a file config/sweep_NAME.py: `runs`, other settings, and `def draw(fig, logs)`, which draws on a
-matplotlib Figure what the runs' logs (data.log.RunLog) say; text that it returns ends the table.
+matplotlib Figure what the runs' logs (data.log.RunLog) say; text that it returns ends the table. If it
+yields, each time is a frame of a film, capacity.gif.
 """
 import os
 import shlex
 import sys
+from inspect import isgenerator
 from pathlib import Path
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
@@ -19,18 +21,18 @@ from config import MAY_CHANGE, Key, UserError
 
 # isort: split
 import data
+import plot_results as plots
 import train_with_eval
 from data.files import Locked, replace_file
 from data.log import RunLog
 from data.stats import mean_and_range, share_of
-from plot_all_models import loss_cells, minutes
-from plot_results import Figure, accuracy, find_log, markdown_table, save_figure
+from plot_results import Figure, accuracy
 
 KEYS = {name: key for name, key in config.KEYS.items() if name not in ("init_from", "overwrite")} | {
     **data.OPTIONS,  # which choose a variant of the dataset
     "runs": Key([], "a dict for each run, of the keys that it sets"),
     "base": Key("config/train_math_mini_14.py", "run config that the runs begin with", path=True),
-    "name": Key("n_embd_14", "of a run; by default what it sets"),
+    "name": Key("n_embd_14", "of a run, its folder in out_dir; by default what it sets"),
     "draw": Key(lambda fig, logs: None, "of the figure and the logs of the runs"),
     "table": Key(True, "write a table of the runs that are done"),
     "out_dir": Key("results/STUDY", "folder of the runs' folders; figure and table lie beside it",
@@ -52,21 +54,21 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
     study = {key: KEYS[key].default for key in ("runs", "base", "table", "plot")}
     study["out_dir"] = f"results/{Path(path).stem.removeprefix('sweep_')}"
     study |= config.read_file(path, KEYS) | on_line
-    if not study["runs"] or any(type(own) is not dict for own in study["runs"]):
+    if not study["runs"] or any(type(changes) is not dict for changes in study["runs"]):
         raise UserError(f"study {path}: expected runs = [dict(n_embd=6), dict(n_embd=8)], for example")
     runs = []
-    for i, own in enumerate(study["runs"], start=1):
+    for i, changes in enumerate(study["runs"], start=1):
         source = f"study {path}, run {i}"
-        for key, value in own.items():
-            own[key] = config.check(key, value, KEYS[key], source) if key in KEYS else value
-        given = study | own | on_line
-        base = config.read_file(given["base"])
-        c = {key: (base | given).get(key, default.default) for key, default in config.KEYS.items()}
-        options = {key: value for key, value in given.items() if key in data.OPTIONS or key not in KEYS}
+        changes = {key: config.check(key, value, KEYS[key], source) if key in KEYS else value
+                   for key, value in changes.items()}
+        set_here = study | changes | on_line
+        base = config.read_file(set_here["base"])
+        c = {key: (base | set_here).get(key, default.default) for key, default in config.KEYS.items()}
+        options = {k: value for k, value in set_here.items() if k in data.OPTIONS or k not in KEYS}
         c["dataset"] = data.make(c["dataset"], options, asker=source).name if options else c["dataset"]
-        differs = [f"{key}_{value}" for key, value in own.items() if key not in ("base", "num_seeds")]
-        name = own.get("name") or "_".join(differs) or base.get("out_dir", "run")
-        c["out_dir"] = f"{given['out_dir']}/{name}"
+        differs = [f"{key}_{value}" for key, value in changes.items() if key not in ("base", "num_seeds")]
+        name = changes.get("name") or "_".join(differs) or base.get("out_dir", "run")
+        c["out_dir"] = os.path.normpath(f"{set_here['out_dir']}/{name}")  # of ../name: beside out_dir
         if c["out_dir"] in (other["out_dir"] for other in runs):
             raise UserError(f"{source} is {name} as one before it; give it a name of its own, name='...'")
         runs.append(c)
@@ -76,19 +78,19 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
 def read_log(c: dict) -> RunLog | None:
     """The log of the run with config `c`, None if it has not begun. Raises UserError if it is damaged, or not
     of what the study asks."""
-    if run := find_log(Path(c["out_dir"])):
+    if run := plots.find_log(Path(c["out_dir"])):
         seeds = run.info["seeds"]
-        asked = c | {"data_sha256": data.make(*data.origin(c["dataset"])).sha256}
+        wanted = c | {"data_sha256": data.make(*data.origin(c["dataset"])).sha256}
         has = c | run.info["config"] | {"seed": min(seeds), "num_seeds": len(seeds),
                                          "data_sha256": run.info["data_sha256"]}
-        for key in asked.keys() - MAY_CHANGE:
-            if asked[key] != has[key] and "auto" not in (asked[key], has[key]):
-                raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {asked[key]}; ask "
+        for key in wanted.keys() - MAY_CHANGE:
+            if wanted[key] != has[key] and "auto" not in (wanted[key], has[key]):
+                raise UserError(f"{run.folder} has {key} = {has[key]}, the study asks for {wanted[key]}; ask "
                                 "for that, remove the folder, or choose another --out_dir")
     return run
 
 
-def at(run: RunLog | None) -> int:
+def last_iter(run: RunLog | None) -> int:
     """The last iteration in a log, -1 if there is none."""
     return int(run.iters[-1]) if run else -1
 
@@ -100,8 +102,8 @@ def time_left(runs: list[dict], logs: list[RunLog | None]) -> str:
         n, windows = c["n_embd"], iterations * c["num_seeds"] * c["batch_size"]
         return windows * c["block_size"] * c["n_layer"] * n * (n + 3 * c["block_size"])
 
-    minutes = sum(run.columns["elapsed_s"][-1].max() for run in logs if at(run) > 0) / 60
-    spent = sum(work(c, max(0, at(run))) for c, run in zip(runs, logs))
+    minutes = sum(run.columns["elapsed_s"][-1].max() for run in logs if last_iter(run) > 0) / 60
+    spent = sum(work(c, max(0, last_iter(run))) for c, run in zip(runs, logs))
     if not spent:
         return "unknown until the first run is under way"
     return f"about {minutes * (sum(work(c, c['max_iters']) for c in runs) / spent - 1):,.1f} min"
@@ -115,10 +117,11 @@ def train(runs: list[dict]) -> int:
     """
     logs = [read_log(c) for c in runs]
     for c, run in zip(runs, logs):
-        if at(run) > c["max_iters"]:
-            raise UserError(f"{run.folder} has done {at(run):,} iterations, the study asks for max_iters = "
-                            f"{c['max_iters']:,}; ask for at least as many, or choose another --out_dir")
-        state = "done" if at(run) == c["max_iters"] else f"begun, at {at(run):,}" if run else "to do"
+        done, end = last_iter(run), c["max_iters"]
+        if done > end:
+            raise UserError(f"{run.folder} has done {done:,} iterations, the study asks for max_iters = "
+                            f"{end:,}; ask for at least as many, or choose another --out_dir")
+        state = "done" if done == end else f"begun, at {done:,}" if run else "to do"
         print(f"{c['out_dir']:40}{c['num_seeds']:5} seed(s)  {state}")
     print(f"{len(runs)} runs; time left: {time_left(runs, logs)}")
     trained = True
@@ -126,7 +129,7 @@ def train(runs: list[dict]) -> int:
         trained = False
         for i, c in enumerate(runs):
             logs[i] = run = read_log(c)
-            if at(run) == c["max_iters"]:
+            if last_iter(run) == c["max_iters"]:
                 continue
             c = c | {"init_from": "auto"}
             print(f"\n{c['out_dir']}, {i + 1} of {len(runs)}; time left: {time_left(runs, logs)}", flush=True)
@@ -141,8 +144,8 @@ def train(runs: list[dict]) -> int:
     return 0
 
 
-def table(name: str, logs: list[RunLog], more: str) -> str:
-    """A study's table in Markdown, a row for each run; `more` is the text below."""
+def table(name: str, logs: list[RunLog]) -> str:
+    """A study's table in Markdown, a row for each run."""
     rows = [["run", "parameters", "seeds", "minutes", "seen", "held-out", "seeds with all held-out right",
              "loss", "rule-follower", "memoriser", "way"]]
     for run in logs:
@@ -152,23 +155,27 @@ def table(name: str, logs: list[RunLog], more: str) -> str:
             answers = [mean_and_range(seen), mean_and_range(unseen),
                        share_of((unseen == 1).sum(), len(unseen))]
         rows.append([run.folder.name, f"{run.info['parameters']:,}", str(len(run.info["seeds"])),
-                     minutes(run), *answers, *loss_cells(run, "")])
+                     plots.minutes(run), *answers, *plots.loss_cells(run)])
     taken = [f"{run.folder.name} is taken from {run.info['taken_from']}, which says what it took.\n"
              for run in logs if run.info.get("taken_from")]
-    return markdown_table(name, "".join([NOTES, *taken]), rows) + f"\n{more}" * bool(more)
+    return plots.markdown_table(name, "".join([NOTES, *taken]), rows)
 
 
 def draw(study: dict, logs: list[RunLog]) -> None:
-    """Write a study's figure, if it draws one, and its table, if it has one, beside its folder."""
-    folder, more = study["out_dir"], ""
+    """Write a study's figure or film, and its table with what its `draw` says, beside its folder."""
+    folder = study["out_dir"]
+    texts = [table(Path(folder).name, logs)] if study["table"] else []
     if "draw" in study:
         fig = Figure(figsize=(8, 7), layout="constrained")
         with config.own_code(study["draw"].__code__.co_filename):
-            more = study["draw"](fig, logs) or ""
-        save_figure(fig, Path(f"{folder}.png"))
-        print(f"wrote {folder}.png")
-    if study["table"]:
-        text = table(Path(folder).name, logs, more)
+            drawn = study["draw"](fig, logs)  # text, nothing, or frames
+            if film := isgenerator(drawn):
+                plots.save_film(fig, drawn, Path(f"{folder}.gif"))
+            else:
+                plots.save_figure(fig, Path(f"{folder}.png"))
+        print(f"wrote {folder}.{'gif' if film else 'png'}")
+        texts += [drawn] if drawn and not film else []
+    if text := "\n".join(texts):
         replace_file(Path(f"{folder}.md"), text.encode())
         print(f"wrote {folder}.md\n\n{text}")
 
@@ -185,7 +192,7 @@ def main(argv: list[str]) -> int:
     if not study["plot"] and (code := train(runs)):
         print(f"stopped; go on with:\npython sweep.py {shlex.join(argv)}", file=sys.stderr)
         return code
-    logs = [run for c in runs if at(run := read_log(c)) == c["max_iters"]]
+    logs = [run for c in runs if last_iter(run := read_log(c)) == c["max_iters"]]
     if len(logs) < len(runs):
         print(f"{len(runs) - len(logs)} of {len(runs)} runs are not done" +
               "; who trains the last of them draws" * (not study["plot"]))

@@ -30,6 +30,22 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
 
 
+def digit_order(rows: np.ndarray) -> float:
+    """Spearman's rank correlation between |i - j| and the distance of rows i and j of (10, n), i < j."""
+    i, j = np.triu_indices(len(rows), 1)
+    return rank_correlation(j - i, np.linalg.norm(rows[i] - rows[j], axis=1))
+
+
+def two_components(rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """The first two principal axes of rows (10, n), (n, 2), and their share of the variance; along them the
+    last row lies right of the first, the middle ones above the ends."""
+    rows = rows - rows.mean(0)
+    _, s, axes = np.linalg.svd(rows, full_matrices=False)
+    x, y = axes[:2] @ rows.T
+    flip = x[-1] < x[0], y[4:6].sum() < y[[0, -1]].sum()
+    return axes[:2].T * np.where(flip, -1, 1), float((s[:2] ** 2).sum() / (s ** 2).sum())
+
+
 def permutation_test(values: np.ndarray, group: np.ndarray) -> float:
     """Two-sided p of the difference of means of values (S,) in a group, bool (S,), and outside it."""
     orders = rng(0, "permutation test").permuted(np.tile(values, (RESAMPLES, 1)), axis=1)

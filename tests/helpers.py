@@ -98,6 +98,17 @@ def log(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
+def rows_of(text: str) -> dict[str, list[list[str]]]:
+    """The rows of each table in Markdown, below its header, by the table's heading."""
+    tables: dict[str, list[list[str]]] = {}
+    for line in text.splitlines():
+        if line.startswith("## "):
+            rows = tables[line[3:]] = []
+        elif line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return {heading: rows[2:] for heading, rows in tables.items()}
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder."""
     return {p.name: p.read_bytes() for p in folder.iterdir()}

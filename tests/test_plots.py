@@ -10,8 +10,8 @@ import plot_all_models
 import plot_results
 from config import UserError
 from data.log import read_run
-from helpers import ROOT, contents, run_script, train
-from runs import ADD, FACTS, HELDOUT, ITERS, SEEDS, change_info, write_run
+from helpers import ROOT, contents, rows_of, run_script
+from runs import ADD, FACTS, HELDOUT, ITERS, change_info, write_run
 
 
 def drawn(folder: Path, tasks: list[str]) -> dict[str, Axes]:
@@ -114,66 +114,56 @@ def root(tmp_path, monkeypatch) -> Path:
 
 def tables_of(root: Path, end: str = "") -> str:
     """The text of tables.md, or of tables_wd.md."""
-    runs = plot_all_models.find_runs(root, end)
-    return plot_all_models.tables(runs, plot_all_models.find_digits(runs["math"]), wd=bool(end))
-
-
-def rows_of(text: str) -> dict[str, list[list[str]]]:
-    """The rows of each table, below its header, by the table's heading."""
-    tables: dict[str, list[list[str]]] = {}
-    for line in text.splitlines():
-        if line.startswith("## "):
-            rows = tables[line[3:]] = []
-        elif line.startswith("|"):
-            rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return {heading: rows[2:] for heading, rows in tables.items()}
+    return plot_all_models.tables(plot_all_models.find_runs(root, end), end)
 
 
 def test_tables_by_hand(root):
-    rows = rows_of(tables_of(root))
+    scores, costs = rows_of(tables_of(root)).values()
     # best by math_acc, the first of equals: seed 7 at 20, seed 8 at 30, seed 9 at 10
-    assert rows["Table 2: arithmetic"] == [
-        ["n14", "3", "100 · 100 · 99.3 (98 to 100)", "100 · 100 · 99 (97 to 100)", "40/40 · 11/12 · 8/12",
-         "- · 2 · 1 of 3 (6.15% to 79.2%)"],
-        ["n28 (from results/)", "1", "98 · 100 · 100", "98 · 100 · 100", "0/40 · 4/4 · 4/4",
-         "- · 1 · 1 of 1 (20.7% to 100%)"],
-        ["n56, not run", "-", "98 · - · -", "98 · - · -", "0/40 · - · -", "-"],
-        ["MLT, not run: takes a day or two on a CPU", "-", "98 · - · -", "98 · - · -", "0/40 · - · -", "-"]]
+    every = "3 of 3 (43.9% to 100%)"
+    assert [row[1:] for row in scores[:3]] == [
+        ["n14", "3", "100 · 100 · 100", "99.3 · 99 · 66.7", "98 · 97 · 25", "100 · 100 · 100",
+         "100 · 100 · 91.7", "1 of 3 (6.15% to 79.2%)", "2 of 3 (20.8% to 93.9%)", every, every],
+        ["n28 (from results/)", "1", "98 · 98 · 0", *["100 · 100 · 100"] * 4,
+         *["1 of 1 (20.7% to 100%)"] * 4],
+        ["n56, not run", "-", "98 · 98 · 0", *["-"] * 8]]
     # seed 7 at 10, seed 8 at 10, seed 9 at 20
-    assert rows["Table 3: capitals"][0] == ["n14", "3", "8.2 · 100 · 73.3 (20 to 100)"]
+    assert scores[4] == ["capitals", "n14", "3", "8.2", "73.3", "20", "100", "100", *["-"] * 4]
     # by combined_acc: seed 7 at 20 (250 of 250), seed 8 at 20 (239), seed 9 at 20 (249)
-    assert rows["Table 4: both at once"][0][2:6] == [
-        "31.2 · 96.7 · 99.3 (98 to 100)", "39.4 · 99.7 · 99 (97 to 100)",
-        "2.0 · 99.3 · 73.3 (20 to 100)", "28.6 · 98.4 · 94 (84 to 100)"]
+    assert scores[8][4] == "99.3 · 99 · 73.3 · 94 · 66.7"
+    assert scores[8][7] == "96.7 · 99.7 · 99.3 · 98.4 · 100"
+    assert scores[8][0] == "both at once: addition · subtraction · capitals · all · held-out"
     # (0.767 - 0.8) / (0.767 - 0.531) = -14.0%, for 0.75 7.2%, for 0.6 70.8%; the mean loss is 0.71667
-    assert rows["What the loss says"][0] == ["arithmetic", "n14", "3", "0.7167 (0.6000 to 0.8000)", "0.7670",
-                                             "0.5310", "21.3 (-14 to 70.8)"]
-    # seed 7: 100% at 20 and 30; seed 8: best is last; seed 9: 100% at 10, 97.5% at 30
-    assert rows["What choosing the best checkpoint flatters"][0][3:] == [
-        "0.833", "2.5", "1 of 3", "20 (10 to 30)", *["3 of 3 (43.9% to 100%)"] * 2]
-    assert rows["What the runs took"][0][3:] == ["30", "2.5", "an abacus"]
+    assert costs[0] == ["arithmetic", "n14", "3", "30", "2.5", "an abacus", "0.7167 (0.6000 to 0.8000)",
+                        "0.7670", "0.5310", "21.3 (-14 to 70.8)"]
+    assert [row[1] for row in costs] == ["n14", "n28 (from results/)", "n14", "n14"]
+
+
+def test_held_out_answers_right_at_the_end_or_ever(root):
+    """Seed 8 has all and loses them, seed 9 never has any."""
+    right = {(30, 7): 4, (20, 8): 4}
+    write_run(root / "math_mini_56", change=lambda row: row | {
+        "heldout_correct": right.get((row["iter"], row["seed"]), 0)})
+    row, = [row for row in rows_of(tables_of(root))["The paper's Tables 2 to 4"] if row[1] == "n56"]
+    assert [cell.split(" (")[0] for cell in row[8:]] == ["1 of 3", "0 of 3", "1 of 3", "2 of 3"]
 
 
 def test_the_regularised_stand_beside_what_was_published(root):
     write_run(root / "math_mini_14_wd", seeds=range(1))
-    rows = rows_of(tables_of(root, "_wd"))
-    assert rows["Table 2: arithmetic, regularised"][0] == [
-        "n14", "1", "100 · 100 · 100", "100 · 100 · 100", "- · 4/4 · 4/4", "- · 1 · 1 of 1 (20.7% to 100%)"]
-    assert rows["Table 3: capitals, regularised"][0][2] == "12.4 · - · -"
+    rows, _ = rows_of(tables_of(root, "_wd")).values()
+    assert rows[0][1:5] == ["n14", "1", "100 · 100 · -", "100 · 100 · 100"]
+    assert rows[4][1:5] == ["n14, not run", "-", "12.4", "-"]
 
 
 def test_panels_and_rows_of_runs_that_are_not_finished(root):
     write_run(root / "math_mini_56", evaluations=0)
     write_run(root / "math_mini_mlt", config={"max_iters": 30_000})
-    runs = plot_all_models.find_runs(root, "")
-    assert [row[0] for row in rows_of(plot_all_models.tables(runs, [], False))["Table 2: arithmetic"]] == [
+    assert [row[1] for row in rows_of(tables_of(root))["The paper's Tables 2 to 4"][:4]] == [
         "n14", "n28 (from results/)", "n56, not run", "MLT, 30 of 30,000 iterations"]
-    fig = plot_all_models.draw_grid("math", runs["math"], "_wd")
-    panels = {ax.get_title(): ax for ax in fig.axes if ax.get_title()}
-    assert list(panels) == ["n14: 1,456 parameters, 3 seeds", "n28: 1,456 parameters, 1 seed (from results/)",
-                            "n56, not run", "MLT: 1,456 parameters, 3 seeds\n30 of 30,000 iterations"]
-    command = "to train it:\npython train_with_eval.py\nconfig/train_math_mini_56_wd.py"
-    assert panels["n56, not run"].texts[0].get_text() == command
+    fig = plot_all_models.draw_grid("math", plot_all_models.find_runs(root, "")["math"])
+    titles = [ax.get_title() for ax in fig.axes if ax.get_title()]
+    assert titles == ["n14: 1,456 parameters, 3 seeds", "n28 (from results/): 1,456 parameters, 1 seed",
+                      "n56, not run", "MLT: 1,456 parameters, 3 seeds\n30 of 30,000 iterations"]
     labels = [text.get_text() for text in fig.legends[0].get_texts() if text.get_text().strip()]
     assert len(labels) == len(set(labels)) == 10
     assert len({ax.get_ylim() for ax in fig.axes if ax.get_yscale() == "log"}) == 1
@@ -206,92 +196,3 @@ def test_what_is_damaged_is_named_and_nothing_is_written(root):
 @pytest.mark.parametrize("end", ["", "_wd"])
 def test_published_tables_are_those_of_the_committed_logs(end):
     assert tables_of(ROOT / "results", end) == (ROOT / "results" / f"tables{end}.md").read_text()
-
-
-# --- the digits
-
-def test_digits_on_a_line_lie_in_order():
-    line = np.arange(10)[:, None] * np.array([[3.0, -1, 2, 0.5]]) + 7
-    assert plot_all_models.digit_order(line) == pytest.approx(1)
-    points, share = plot_all_models.two_components(line[::-1])
-    assert share == pytest.approx(1) and (np.diff(points[:, 0]) > 0).all()
-    np.testing.assert_allclose(points[:, 1], 0, atol=1e-9)
-    # rows 0, 2, 1: |i - j| of the pairs 01, 02, 12 is 1, 2, 1 and the distances are 2, 1, 1
-    assert plot_all_models.digit_order(np.array([[0.0], [2], [1]])) == pytest.approx(-0.5)
-
-
-def test_digits_of_a_run_and_its_groups(root):
-    model = pytest.importorskip("model")
-    cfg = model.GPTConfig(block_size=9, vocab_size=17, n_layer=1, n_head=1, n_embd=14, mlp_expansion=1)
-    ckpt = model.checkpoint(model.init_weights(cfg, SEEDS), cfg, vocab="\n +-0123456789<=>", seeds=SEEDS,
-                            iter_num=30, config={}, tasks=["math"], held_out=[[5, 7]])
-    for name in ("transformer.wte.weight", "lm_head.weight"):  # the digits' rows: on a line, in order
-        ckpt["model"][name][:, 4:14] = ckpt["model"][name].new_tensor(range(10))[:, None]
-    model.save_checkpoint(root / "math_mini_14" / "ckpt.pt", ckpt)
-    plot_all_models.main([f"--root_dir={root}"])
-    assert (root / "digits.png").read_bytes().startswith(b"\x89PNG")
-    assert rows_of((root / "tables.md").read_text())["The order of the digits"] == [
-        ["n14", "3", "1.000 (1.000 to 1.000)", "100 (100 to 100)", "1.0000"],
-        ["n14, all held-out right", "1", "1.000", "100", "-"],
-        ["n14, others", "2", "1.000 (1.000 to 1.000)", "100 (100 to 100)", "-"]]
-    np.savez(root / "math_mini_14" / "wte.npz", wte=ckpt["model"]["lm_head.weight"], vocab=ckpt["vocab"])
-    with_ckpt = tables_of(root)
-    (root / "math_mini_14" / "ckpt.pt").unlink()
-    assert tables_of(root) == with_ckpt, "published embeddings stand for weights too large to publish"
-    ckpt["seeds"] = [7, 8, 1]
-    model.save_checkpoint(root / "math_mini_14" / "ckpt.pt", ckpt)
-    with pytest.raises(UserError, match="ckpt.pt: damaged, 1 is not in list"):
-        tables_of(root)
-
-
-# --- a look inside
-
-HEADER = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers\n"
-LINES = [  # of two seeds, of which the first copies the nearest, the second a diagonal, once
-    "7,{it},1456,held-out,4,0,1,0,0,0,5+7=11 7+5=13 5-7=-3 7-5=1", "8,{it},1456,held-out,4,0.5,0,0.25,0,0.25,"
-    "5+7=12 7+5=14 5-7=nan 7-5=2", *(f"{seed},{{it}},1456,{test},280,0.{seed},0.1,0.1,0,0," for seed in (7, 8)
-                                    for test in ("seen", "line", "control"))]
-
-
-def write_answers(folder: Path) -> Path:
-    """Answers of n14 and the MLT at the end, and of n14 through training."""
-    folder.mkdir()
-    for name, iters in (("n14", [30]), ("mlt", [30]), ("training_n14", [0, 10, 20])):
-        rows = [line.format(it=it) for it in iters for line in LINES]
-        (folder / f"{name}.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    return folder
-
-
-def test_what_is_answered_instead(root):
-    fig, text = plot_all_models.inside(plot_all_models.read_answers(write_answers(root / "answers")))
-    rows = rows_of(text)
-    assert rows["What is answered"] == [
-        *([name, "2", "held-out", "4", "25 (0 to 50)", "50 (0 to 100)", "12.5 (0 to 25)", "0 (0 to 0)",
-           "12.5 (0 to 25)", "75 (50 to 100)", "50 (0 to 100)", "12.5 (0 to 25)"] for name in ("n14", "MLT")),
-        ["copies the nearest", "1", "held-out", "4", "0", "100", "0", "0", "0", "100", "-", "-"],
-        ["copies the diagonal", "1", "held-out", "4", "0", "0", "100", "0", "0", "0", "-", "-"]]
-    assert rows["Is the number line used?"][1][:5] == ["n14", "2", "line", "280", "75 (70 to 80)"]
-    assert [row[0] for row in rows["Through training"]] == ["n14, iteration 20"] * 4
-    bars = [bar.get_width() for bar in fig.axes[0].patches]
-    assert bars == [25, 50, 12.5, 0, 12.5] * 2 + [0, 100, 0, 0, 0] + [0, 0, 100, 0, 0]
-    curves = lines_of(fig.axes[2])
-    assert curves["held-out"] == [25] * 2 and curves["line, off by 1 at most"] == pytest.approx([85] * 2)
-    plot_all_models.main([f"--root_dir={root}"])
-    assert (root / "inside.png").exists() and (root / "inside.md").read_text() == text
-    (root / "answers" / "n14.csv").write_text(HEADER + LINES[0].format(it=30) + "\n")
-    with pytest.raises(UserError, match="n14.csv: damaged"):
-        plot_all_models.main([f"--root_dir={root}"])
-
-
-def test_the_published_look_inside_is_that_of_the_committed_answers():
-    text = plot_all_models.inside(plot_all_models.read_answers(ROOT / "results" / "answers"))[1]
-    assert text == (ROOT / "results" / "inside.md").read_text()
-
-
-def test_a_film_has_a_frame_for_each_kept_checkpoint(tmp_path):
-    Image = pytest.importorskip("PIL.Image")
-    folders = [train(tmp_path / f"math_mini_{size}", "--keep_every=10", run=f"math_mini_{size}")
-               for size in ("14", "28")]
-    plot_all_models.film(folders, tmp_path / "learning.gif")
-    with Image.open(tmp_path / "learning.gif") as film:
-        assert film.n_frames >= 3 and film.size == (640, 448)

@@ -22,6 +22,27 @@ def test_ranks_by_hand():
     assert stats.ranks(np.array([3, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
 
 
+def test_digits_on_a_line_lie_in_order():
+    line = np.arange(10)[:, None] * np.array([[3.0, -1, 2, 0.5]]) + 7
+    assert stats.digit_order(line) == pytest.approx(1)
+    # rows 0, 2, 1: |i - j| of the pairs 01, 02, 12 is 1, 2, 1 and the distances are 2, 1, 1
+    assert stats.digit_order(np.array([[0.0], [2], [1]])) == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_two_components_are_turned_alike(turn):
+    """Of an arch in five dimensions, whichever way it lies: its ends below, the last one at the right."""
+    x, y = np.arange(10) - 4.5, np.sin(np.arange(10) / 9 * np.pi)
+    plane = np.linalg.qr(np.arange(10.0).reshape(5, 2) ** 2)[0]
+    rows = turn * np.stack([x, y], axis=1) @ plane.T
+    axes, share = stats.two_components(rows)
+    np.testing.assert_allclose((rows - rows.mean(0)) @ axes, np.stack([x, y - y.mean()], axis=1), atol=1e-9)
+    assert share == pytest.approx(1)
+    # squared, the four components below are as 9 : 4 : 2 : 1
+    assert stats.two_components(np.diag([3, 2, 2 ** 0.5, 1])[[0, 0, 1, 1, 2, 2, 3, 3]] * np.array(
+        [1, -1] * 4)[:, None])[1] == pytest.approx(13 / 16)
+
+
 def test_permutation_test():
     values = np.arange(8.0)
     assert stats.permutation_test(values, values > 3) == pytest.approx(2 / 70, abs=0.005)

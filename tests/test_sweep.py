@@ -13,11 +13,16 @@ from matplotlib.figure import Figure
 import config
 import data
 import eval_as_math
+import helpers
+import model
+from config import sweep_digits, sweep_inside, sweep_learning
 from data import log
 from data.files import Lock
-from helpers import ROOT
+from data.stats import digit_order, permutation_test, two_components
+from helpers import ROOT, train
 from helpers import log as rows_of
-from runs import info_of
+from runs import SEEDS, info_of, write_run
+from sample import open_model
 from sweep import draw, main, read_log, read_study, table, time_left
 
 TINY = ["--max_iters=4", "--eval_interval=2", "--num_samples=1", "--device=cpu", "--batch_size=16"]
@@ -141,7 +146,7 @@ def test_held_out_pairs_are_trained_on_their_data(tmp_path):
 def test_table_by_hand(tmp_path):
     logs = [read_log(write_log(tmp_path / name, *curves)) for name, curves in CURVES.items()]
     # 3 of 4 answers; no seed of 2 has all, Wilson up to 65.8%; halfway from 0.767 to 0.531; 18 s
-    row, = [row for row in table("t", logs, "").splitlines() if row.startswith("| memorisation")]
+    row, = [row for row in table("t", logs).splitlines() if row.startswith("| memorisation")]
     assert [cell.strip() for cell in row.split("|")][1:-1] == [
         "memorisation", "1,400", "2", "0.3", "100 (100 to 100)", "75 (75 to 75)", "0 of 2 (0% to 65.8%)",
         "0.6490 (0.6490 to 0.6490)", "0.7670", "0.5310", "50 (50 to 50)"]
@@ -149,7 +154,7 @@ def test_table_by_hand(tmp_path):
         write_log(tmp_path / "three" / f"rank_{rank}", *CURVES["grokking"], seed=10 * rank)
     logs[:] = logs[0], log.read_run(tmp_path / "three")
     logs[0].info["taken_from"] = "results/x: its first seeds"
-    said = table("t", logs, "")
+    said = table("t", logs)
     assert "\nconfusion is taken from results/x: its first seeds, which says what it took.\n" in said
     assert [row.split("|")[4].strip() for row in said.splitlines()[-2:]] == ["-", "0.9"]
 
@@ -176,6 +181,31 @@ def test_what_a_study_draws_and_says(tmp_path, capsys):
     (tmp_path / "s.py").write_text("table = False\n" + text.replace("return", "return 1 / 0 #"))
     with pytest.raises(config.UserError, match="s.py, line 5: ZeroDivisionError"):
         main(command)
+
+
+def test_a_study_that_yields_is_a_film(tmp_path, capsys):
+    """Written at once or not at all; without a table there is no text."""
+    Image = pytest.importorskip("PIL.Image")
+    write_log(tmp_path / "s" / "n_embd_6", *CURVES["grokking"], n_embd=6)
+    text = ("max_iters, num_seeds, runs, table = 30, 2, [dict(n_embd=6)], False\n"
+            "def draw(fig, logs):\n    for i in range(3):\n        fig.set_facecolor((i / 2, 0, 0))\n"
+            "        yield\n")
+    (tmp_path / "s.py").write_text(text)
+    command = [str(tmp_path / "s.py"), "--plot", f"--out_dir={tmp_path}/s"]
+    assert main(command) == 0 and capsys.readouterr().out == f"wrote {tmp_path}/s.gif\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"s", "s.gif", "s.py"}
+    with Image.open(tmp_path / "s.gif") as film:
+        seen = []
+        for i in range(film.n_frames):
+            film.seek(i)
+            seen.append((film.convert("RGB").getpixel((0, 0))[0], film.info["duration"]))
+    assert [red for red, _ in seen] == pytest.approx([0, 127, 255], abs=2)
+    assert seen[0][1] == 200 and sum(ms for _, ms in seen) >= 3 * 200 + 3000
+    before = (tmp_path / "s.gif").read_bytes()
+    (tmp_path / "s.py").write_text(text.replace("i / 2", "i / (1 - i)"))
+    with pytest.raises(config.UserError, match="s.py, line 4: ZeroDivisionError"):
+        main(command)
+    assert (tmp_path / "s.gif").read_bytes() == before
 
 
 def drawn(name: str, logs: list) -> tuple[Figure, str]:
@@ -273,7 +303,130 @@ def test_held_out_answers_within_1(monkeypatch):
     assert study["within_1"](None) == pytest.approx([2 / 3])
 
 
-@pytest.mark.parametrize("name", ["capacity", "numbers", "pairs", "phase"])
+def spots_of(ax) -> np.ndarray:
+    """Where the digits 0 to 9 stand in a picture of them: (10, 2)."""
+    assert [text.get_text() for text in ax.texts] == [*"0123456789"]
+    return np.array([text.get_position() for text in ax.texts])
+
+
+def test_digits_draws_some_models_and_the_order_in_all(tmp_path):
+    """By their ckpt.pt or wte.npz; seed 7 alone has all held-out answers right."""
+    rows, vocab = np.random.default_rng(0).normal(size=(3, 10, 14)).astype("f"), "\n +-0123456789<=>"
+    folder = write_run(tmp_path / "math_mini_14")
+    cfg = model.GPTConfig(block_size=9, vocab_size=17, n_layer=1, n_head=1, n_embd=14, mlp_expansion=1)
+    ckpt = model.checkpoint(model.init_weights(cfg, SEEDS), cfg, vocab=vocab, seeds=SEEDS, iter_num=30,
+                            config={}, tasks=["math"], held_out=[[5, 7]])
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        ckpt["model"][name][:, 4:14] = ckpt["model"][name].new_tensor(rows)
+    model.save_checkpoint(folder / "ckpt.pt", ckpt)
+    names = ["math_mini_14", *(f"math_mini_{size}_wd" for size in ("14", "28", "56", "mlt"))]
+    for i, name in enumerate(names[1:]):
+        wte = np.concatenate([np.zeros((1, 4, 14)), rows[:1] ** (i + 2), np.zeros((1, 3, 14))], axis=1)
+        np.savez(write_run(tmp_path / name, seeds=range(1)) / "wte.npz", wte=wte, vocab=vocab)
+    logs = [log.read_run(tmp_path / name) for name in names]
+    cells, = helpers.rows_of(sweep_digits.draw(fig := Figure(), logs)).values()
+    order, (n14, n14_wd) = [digit_order(one) for one in rows], [two_components(rows[0] ** k) for k in (1, 2)]
+    p = permutation_test(np.array(order), np.array([True, False, False]))
+    groups = {"n14": order, "n14, all held-out right": order[:1], f"n14, others: p = {p:.2g}": order[1:],
+              **{f"{name}, regularised": [digit_order(rows[0] ** k)]
+                 for k, name in enumerate(("n14", "n28", "n56", "MLT"), start=2)}}
+    assert [(name, n) for name, n, *_ in cells] == [(name, str(len(x))) for name, x in groups.items()]
+    assert [float(cell[2].split()[0]) for cell in cells] == pytest.approx(
+        [np.mean(x) for x in groups.values()], abs=6e-4)
+    assert float(cells[4][3]) == pytest.approx(100 * two_components(rows[0] ** 3)[1], abs=0.06)
+    pictures, (orders,) = (part.axes for part in fig.subfigs)
+    assert len(pictures) == 4 + 2  # of n14 two seeds more
+    np.testing.assert_allclose(spots_of(pictures[0]), (rows[0] - rows[0].mean(0)) @ n14[0], atol=1e-5)
+    np.testing.assert_allclose(spots_of(pictures[2]), (rows[2] - rows[2].mean(0))
+                               @ two_components(rows[2])[0], atol=1e-5)
+    assert pictures[3].get_title() == f"n14, regularised, seed 7: {n14_wd[1]:.0%} of variance"
+    assert [text.get_text() for text in orders.get_yticklabels()] == [
+        f"{name} ({len(x)})" for name, x in groups.items()]
+    for i, seeds in enumerate(groups.values()):
+        dots, mean = orders.lines[2 * i:2 * i + 2]
+        np.testing.assert_allclose(dots.get_xdata(), seeds, atol=1e-5)
+        np.testing.assert_allclose(mean.get_xdata(), np.mean(seeds), atol=1e-5)
+        assert {round(y) for y in dots.get_ydata()} == {i}
+    ckpt["seeds"] = [7, 8, 1]
+    model.save_checkpoint(folder / "ckpt.pt", ckpt)
+    with pytest.raises(config.UserError, match="ckpt.pt is of other seeds"):
+        sweep_digits.draw(Figure(), logs)
+
+
+HEADER = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers\n"
+ANSWERS = [  # of two seeds, of which the first says what is beside, the second the diagonal's, once
+    "7,{it},{size},held-out,4,0,1,0,0,0,5+7=11 7+5=13 5-7=-3 7-5=1",
+    "8,{it},{size},held-out,4,0.5,0,0.25,0,0.25,5+7=12 7+5=14 5-7=nan 7-5=2",
+    *(f"{seed},{{it}},{{size}},{test},280,0.{seed},0.1,0.05,0.0{seed},0," for seed in (7, 8)
+      for test in ("seen", "line", "control"))]
+
+
+def test_inside_draws_how_far_answers_are_off_and_the_line(tmp_path):
+    """Of n14 and the MLT at the end, of two sizes, and of n14 through training."""
+    (folder := tmp_path / "answers").mkdir()
+    for name, size, iters in (("n14", 1456, [30]), ("mlt", 9999, [30]), ("n_embd_6", 336, [30]),
+                              ("training_n14", 1456, [0, 10, 20])):
+        rows = [line.format(it=it, size=size) for it in iters for line in ANSWERS]
+        (folder / f"{name}.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    logs = [log.RunLog(tmp_path / f"math_mini_{size}", {}, None, {}) for size in ("14", "28", "mlt", "14_wd")]
+    models, sizes, training = helpers.rows_of(sweep_inside.draw(fig := Figure(), logs)).values()
+    held_out = ["2", "held-out", "4", "25 (0 to 50)", "50 (0 to 100)", "12.5 (0 to 25)", "0 (0 to 0)",
+                "12.5 (0 to 25)", "75 (50 to 100)", "12.5 (0 to 25)"]
+    line = ["2", "line", "280", "75 (70 to 80)", "10 (10 to 10)", "5 (5 to 5)", "7.5 (7 to 8)", "0 (0 to 0)",
+            "85 (80 to 90)", "-"]
+    assert [row for row in models if row[2] in ("held-out", "line")] == [
+        [name, *cells] for name in ("n14", "MLT") for cells in (held_out, line)]
+    assert [row[0] for row in sizes] == ["336 parameters"] * 4 + ["1,456 parameters"] * 4
+    assert [row[0] for row in training] == ["n14, iteration 20"] * 4
+    ladder, uses, through, empty, over, legend = fig.axes
+    for ax, widths in ((ladder, [25, 50, 12.5, 0, 12.5]), (uses, [75, 10, 5, 7.5, 0])):
+        bars = [[(bar.get_x(), bar.get_width()) for bar in bars] for bars in ax.containers]
+        edges = np.cumsum([0, *widths])
+        np.testing.assert_allclose(bars, [[each] * (2 if ax is ladder else 4) for each in zip(edges, widths)])
+    assert [text.get_text() for text in uses.get_yticklabels()] == [
+        "n14, line", "n14, control", "MLT, line", "MLT, control"]
+    shown = ("25", "50", "12", "", "12")
+    assert [text.get_text() for text in ladder.texts] == [number for number in shown for _ in models[::4]]
+    for ax, x in ((through, [10, 20]), (over, [336, 1456])):
+        curves = {line.get_label().split(":")[0]: line.get_xydata() for line in ax.lines}
+        for name, y in (("seen", 75), ("held-out", 25), ("line", 75), ("line, off by 1 at most", 85)):
+            np.testing.assert_allclose(curves[name], [(at, y) for at in x])
+        bands = [band.get_paths()[0].vertices[:, 1] for band in ax.collections]
+        np.testing.assert_allclose([(min(y), max(y)) for y in bands],
+                                   [(70, 80), (0, 50), (70, 80), (80, 90), (70, 80)])
+    assert not empty.lines and len(legend.get_legend().get_texts()) == 10
+    (folder / "n14.csv").write_text(HEADER + ANSWERS[0].format(it=30, size=1456) + "\n")
+    with pytest.raises(config.UserError, match="n14.csv: damaged"):
+        sweep_inside.draw(Figure(), logs)
+
+
+def test_learning_has_a_frame_for_each_kept_checkpoint(tmp_path, monkeypatch):
+    """Of answers right, off by 1, 2, 3, and no number, three equations each."""
+    answers = eval_as_math.answers_of(200)
+    kinds = np.arange(200) // 3 % 5
+    texts = np.array([f"{answer + kind}>" if kind < 4 else "?" for answer, kind in zip(answers, kinds)])
+    monkeypatch.setattr(eval_as_math, "ask", lambda *args, **sampling: texts[None, :, None])
+    logs = [log.read_run(train(tmp_path / f"n{n}", "--keep_every=10", f"--n_embd={n}")) for n in (4, 6)]
+    fig, iters = Figure(), []
+    for _ in sweep_learning.draw(fig, logs):
+        iters.append(fig.get_suptitle())
+        name = f"ckpt_{int(iters[-1].split()[1]):06}.pt"
+        small, *tables, large, _, _ = fig.axes
+        assert small.get_title().startswith("n4:") and large.get_title().startswith("n6:")
+        now, end = (open_model(str(tmp_path / "n6"), ckpt).embedding()[0, 4:14] for ckpt in (name, "ckpt.pt"))
+        np.testing.assert_allclose(spots_of(large), (now - now.mean(0)) @ two_components(end)[0], atol=1e-5)
+        np.testing.assert_array_equal([ax.images[0].get_array() for ax in tables], kinds.reshape(2, 10, 10))
+        assert {frame.get_xy() for frame in tables[0].patches} == {(4.5, 6.5), (6.5, 4.5)}
+    assert iters == ["iteration 0", "iteration 10", "iteration 20"]
+    (tmp_path / "n4" / "ckpt_000000.pt").unlink()
+    assert len([*sweep_learning.draw(fig, logs)]) == 2
+    for path in (tmp_path / "n4").glob("ckpt_0*.pt"):
+        path.unlink()
+    with pytest.raises(config.UserError, match="no kept checkpoints"):
+        next(sweep_learning.draw(fig, logs))
+
+
+@pytest.mark.parametrize("name", ["capacity", "numbers", "pairs", "phase", "digits", "inside"])
 def test_published_studies_are_those_of_the_committed_logs(tmp_path, name):
     """Every run of the study, as its file asks for it; of numbers those that came to an end."""
     study, runs = read_study(f"config/sweep_{name}.py", {"out_dir": str(ROOT / "results" / name)})
@@ -303,8 +456,11 @@ def test_mistakes_are_one_line(tmp_path, text, args, says):
 
 def test_the_studies_of_the_repository():
     runs = {name: read_study(f"config/sweep_{name}.py", {})[1]
-            for name in ("paper", "paper_wd", "capacity", "pairs", "phase", "long")}
-    assert [*map(len, runs.values())] == [12, 12, 14, 45, 25, 4]
+            for name in ("paper", "paper_wd", "capacity", "pairs", "phase", "long", "digits", "learning")}
+    assert [*map(len, runs.values())] == [12, 12, 14, 45, 25, 4, 8, 2]
+    assert runs["digits"][0]["out_dir"] == "results/math_mini_14"
+    assert {(one["out_dir"], one["keep_every"], one["num_seeds"]) for one in runs["learning"]} == {
+        ("results/learning/n14", 50, 1), ("results/learning/n28", 50, 1)}
     assert {(one["out_dir"], one["num_seeds"]) for one in runs["paper"]} >= {
         ("paper/math_mini_14", 64), ("paper/both_mini_28", 32), ("paper/math_mini_mlt", 1)}
     assert {one["eval_interval"] for one in runs["capacity"] + runs["pairs"] + runs["phase"]} == {1000}
