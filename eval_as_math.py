@@ -25,7 +25,7 @@ from model import count_parameters, flatten, unflatten
 from sample import Trained, ask_run, asked, complete, distinct_texts, kept, open_model, tally
 
 INSIDE = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers".split(",")
-FIRST = 20  # wrong answers that are printed of a table of more than single digits
+MOST = 200  # equations of a table that is printed, and of those with wrong answers
 
 
 def table(n: int, pairs=()) -> list[tuple[int, str, int, int, bool]]:
@@ -86,10 +86,12 @@ def ask_again(run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def totals(correct: np.ndarray, pairs) -> dict[str, int | float]:
     """The log's columns from one seed's `is_correct` (P, num_samples), with the data's held-out pairs."""
-    slices = {"add": correct[:len(correct) // 2], "sub": correct[len(correct) // 2:],
-              "heldout": correct[held_out_mask(len(correct), pairs)]}
-    return {"math_acc": float(correct.mean()), **{f"{name}_total": x.size for name, x in slices.items()},
-            **{f"{name}_correct": int(x.sum()) for name, x in slices.items()}}
+    half = len(correct) // 2
+    columns = {"math_acc": float(correct.mean())}
+    for name, part in (("add", correct[:half]), ("sub", correct[half:]),
+                       ("heldout", correct[held_out_mask(len(correct), pairs)])):
+        columns |= {f"{name}_correct": int(part.sum()), f"{name}_total": part.size}
+    return columns
 
 
 def digit_table(score: np.ndarray, held_out: np.ndarray, width: int) -> str:
@@ -101,24 +103,22 @@ def digit_table(score: np.ndarray, held_out: np.ndarray, width: int) -> str:
 
 def report(texts: np.ndarray, correct: np.ndarray, unit: str, pairs) -> str:
     """What `main` prints of texts (P, N) by the `unit`: one seed's samples, or one text of each seed."""
-    n, t, held_out = correct.shape[1], totals(correct, pairs), held_out_mask(len(correct), pairs)
-    small = len(correct) <= 200
-    grids = (x.reshape(2, math.isqrt(len(correct) // 2), -1) for x in (correct.sum(1), held_out))
-    blocks = [f"{word} (correct of {n} {unit}; [held-out], never shown in training)\n"
-              f"{digit_table(*grid, len(str(n)) + 3)}"
-              for word, *grid in zip(("Addition a+b", "Subtraction a-b"), *grids) if small]
-    wrong = [f"  {a}{op}{b}={c}{' [held-out]' * out}: {tally(said[~right])}"
-             for (a, op, b, c, out), said, right in zip(table(len(correct), pairs), texts, correct)
+    (P, n), blocks = correct.shape, []
+    held_out, addition = held_out_mask(P, pairs), np.arange(P) < P // 2
+    for name, which in (("Addition a+b", addition), ("Subtraction a-b", ~addition)) if P <= MOST else ():
+        score, out = (x[which].reshape(math.isqrt(P // 2), -1) for x in (correct.sum(1), held_out))
+        blocks.append(f"{name} (correct of {n} {unit}; [held-out], never shown in training)\n"
+                      + digit_table(score, out, len(str(n)) + 3))
+    wrong = [f"  {a}{op}{b}={c}{' [held-out]' * out}: {tally(answers[~right])}"
+             for (a, op, b, c, out), answers, right in zip(table(P, pairs), texts, correct)
              if not right.all()]
-    if not small:
-        wrong[FIRST:] = [f"  and {len(wrong) - FIRST} more"] * (len(wrong) > FIRST)
-    blocks.append("Answered instead:\n" + "\n".join(wrong) if wrong else "Everything is right.")
-    seen = (t["add_correct"] + t["sub_correct"] - t["heldout_correct"],
-            t["add_total"] + t["sub_total"] - t["heldout_total"])
-    rows = [("addition", t["add_correct"], t["add_total"]), ("subtraction", t["sub_correct"], t["sub_total"]),
-            ("both, seen in training", *seen), ("both, held out", t["heldout_correct"], t["heldout_total"])]
-    blocks.append("\n".join(f"{name:24}{right:5} / {total:<5} {right / total:7.2%}"
-                            for name, right, total in rows if total))
+    if len(wrong) > MOST:
+        wrong[MOST:] = [f"  and {len(wrong) - MOST} more"]
+    blocks.append("\n".join(["Answered instead:", *wrong]) if wrong else "Everything is right.")
+    parts = {"addition": addition, "subtraction": ~addition, "both, seen in training": ~held_out,
+             "both, held out": held_out}
+    blocks.append("\n".join(f"{name:24}{correct[which].sum():5} / {correct[which].size:<5} "
+                            f"{correct[which].mean():7.2%}" for name, which in parts.items() if which.any()))
     return "\n\n".join(blocks)
 
 
@@ -189,19 +189,20 @@ def main(argv: list[str]) -> None:
     args, model, texts = ask_run(argv, __doc__, ask, inside=inside)
     correct, answers = is_correct(texts), distinct_texts(texts)
     header = ["seed", "iter", "a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
-    write_table(args["csv"], header,
-                ((*who, *equation, int(out), correct[s, i].sum(), texts.shape[2],
-                  answers[s, i]) for s, who in enumerate(zip(model.seeds, model.iters))
-                 for i, (*equation, out) in enumerate(table(texts.shape[1], model.held_out))))
+    write_table(args["csv"], header, (
+        (*who, *equation, int(out), correct[s, i].sum(), texts.shape[2], answers[s, i])
+        for s, who in enumerate(zip(model.seeds, model.iters))
+        for i, (*equation, out) in enumerate(table(texts.shape[1], model.held_out))))
     print(asked(args, model))
     print(report(answers.T, correct.all(2).T, "seeds", model.held_out) if args["all_seeds"] else
           report(texts[0], correct[0], "samples", model.held_out))
-    names = kept(args["out_dir"]) or [args["ckpt"]]
     if args["inside"]:
+        names, rows = kept(args["out_dir"]) or [args["ckpt"]], []
         print(f"looking inside {names[0]} to {names[-1]}, {len(names)} in all: some seconds each")
-    models = (open_model(args["out_dir"], name) for name in names)
-    write_table(args["inside"], INSIDE, (row for one in models for row in look_inside(
-        one if args["all_seeds"] else one.only(args["model_seed"]))))
+        for name in names:
+            model = open_model(args["out_dir"], name)
+            rows += look_inside(model if args["all_seeds"] else model.only(args["model_seed"]))
+        write_table(args["inside"], INSIDE, rows)
 
 
 if __name__ == "__main__":

@@ -125,23 +125,13 @@ def origin(name: str) -> tuple[str, dict]:
             return meta["source"], meta["options"]
     for source in (source for source in sources if name.startswith(f"{source}_")):
         keys = read(source)[1]
-        shape = {k: "[0-9]+" if type(key.default) is int else ".+" for k, key in keys.items()}
-        groups = "".join(f"(?:_(?P<{k}>{characters}))?" for k, characters in shape.items())
+        groups = "".join(f"(?:_(?P<{k}>{'[0-9]+' if type(key.default) is int else '.+'}))?"
+                         for k, key in keys.items())
         if spelled := re.fullmatch(groups, name.removeprefix(source)):
             return source, {k: from_text(text.replace("_", ",").replace("pct", "%"), keys[k])
                             for k, text in spelled.groupdict().items() if text}
     raise UserError(f"unknown dataset {name}{nearest(name, sources)}; there are {', '.join(sources)} "
                     f"and what their prepare.py makes; no data/{name}/meta.json says so of this one")
-
-
-def call(names: dict, function: str, options: dict) -> str:
-    """The text that a function of a prepare.py, which defines `names`, returns."""
-    with own_code(names["__file__"]):
-        text = names[function](**options)
-        good = isinstance(text, str) and text.encode()
-    if not good:
-        raise UserError(f"{names['__file__']}: {function}() returned {text!r:.80}; expected a str, not empty")
-    return text
 
 
 def make(source: str, options: dict, name: str = "", asker: str = "") -> Dataset:
@@ -161,16 +151,21 @@ def make(source: str, options: dict, name: str = "", asker: str = "") -> Dataset
     full = {key: check(key, options.get(key, keys[key].default), keys[key], asker) for key in keys}
     numbers = full.get("numbers", 10)
     pairs = pairs_of(full.get("held_out", ()), f"{asker}: held_out", numbers)
-    train = call(names, "text", full)
-    val = call(names, "val_text", full) if "val_text" in names else train
+    with own_code(path):
+        train = names["text"](**full)
+        val = names["val_text"](**full) if "val_text" in names else train
+        for text in (train, val):
+            if not isinstance(text, str) or not text:
+                raise UserError(f"{path}: its text is {text!r:.80}; expected a str, not empty")
+        both = train if train == val else f"{train}\0{val}"
+        sha256 = hashlib.sha256(both.encode()).hexdigest()
     vocab = "".join(sorted({*train, *val}))
     if len(vocab) > 256:
         raise UserError(f"{path}: {len(vocab)} distinct characters; expected at most 256: leave some out")
-    both = train if train == val else f"{train}\0{val}"
     spelled = "_".join([source, *(str(options[key]) for key in keys if key in options)])
     name = name or spelled.replace(",", "_").replace("%", "pct")
-    return Dataset(name, source, options, vocab, tuple(tasks), numbers, pairs,
-                   hashlib.sha256(both.encode()).hexdigest(), encode(train, vocab), encode(val, vocab))
+    return Dataset(name, source, options, vocab, tuple(tasks), numbers, pairs, sha256,
+                   encode(train, vocab), encode(val, vocab))
 
 
 def written(name: str) -> dict[str, bytes]:

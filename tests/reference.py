@@ -3,9 +3,20 @@ import torch
 import torch.nn.functional as F
 
 from bench import plain_logits
-from model import GPTConfig, shapes, unflatten
+from model import GPTConfig, init_weights, shapes, unflatten
 
+SHAPES = {
+    "n14": GPTConfig(),
+    "deep": GPTConfig(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, mlp_expansion=4),
+    "heads": GPTConfig(block_size=5, vocab_size=7, n_layer=1, n_head=3, n_embd=12, mlp_expansion=2),
+}
 Plain = dict[str, torch.Tensor]  # its weights by name, leaves
+
+
+def random_weights(cfg: GPTConfig, S: int = 3) -> torch.Tensor:
+    """Flat float64 parameters, all (LayerNorm too) far from their initial values: each one matters."""
+    flat = init_weights(cfg, list(range(S))).double()
+    return flat + 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(S)).double()
 
 
 def gpt_of(flat: torch.Tensor, seed: int, cfg: GPTConfig) -> Plain:
@@ -19,7 +30,7 @@ def flat_of(gpt: Plain, cfg: GPTConfig, of=lambda weight: weight) -> torch.Tenso
     return torch.cat([of(gpt[name]).detach().ravel() for name in shapes(cfg)])
 
 
-def loss(gpt: Plain, windows: torch.Tensor, cfg: GPTConfig) -> torch.Tensor:
+def loss_of(gpt: Plain, windows: torch.Tensor, cfg: GPTConfig) -> torch.Tensor:
     """Mean cross-entropy of windows (B, T + 1)."""
     return F.cross_entropy(plain_logits(gpt, windows[:, :-1], cfg).flatten(0, 1), windows[:, 1:].flatten())
 

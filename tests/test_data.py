@@ -209,11 +209,11 @@ CSV = "country,capital\nFrance,Paris\nthe UK,London\n"
     ("TASKS = ()\ndef text(): return 'a\\ud800b'", "UnicodeEncodeError"), (TEXT, "TASKS = None will not do"),
     ("TASKS = ('multiplication',)" + TEXT, "('multiplication',)"), ("TASKS = 'math'" + TEXT, "= 'math'"),
     ("TASKS = ()", "KeyError: 'text'"), ("TASKS = ()\ntext = 'abc'", "TypeError: 'abc' is not a callable"),
-    ("TASKS = ()\ndef text(): pass", "text() returned None"), ("TASKS = ()\ndef text(n): pass", "TypeError"),
-    ("TASKS = ()\ndef text(): return ''", "text() returned ''"), ("TASKS = (\n", "line 1: SyntaxError"),
+    ("TASKS = ()\ndef text(): pass", "text is None"), ("TASKS = ()\ndef text(n): pass", "TypeError"),
+    ("TASKS = ()\ndef text(): return ''", "text is ''"), ("TASKS = (\n", "line 1: SyntaxError"),
     ("import sys\nsys.exit()", "SystemExit"), ("TASKS = ()\ndef text():\n    return {}['x']", "line 3: KeyE"),
     ("TASKS = ()\ndef text(held_out='5,7'): return 'abc'", "held_out = '5,7' will not do"),
-    ("TASKS = ()\ndef val_text(): pass" + TEXT, "val_text() returned None")])
+    ("TASKS = ()\ndef val_text(): pass" + TEXT, "text is None")])
 def test_mistakes_in_an_own_prepare_py_name_the_file_and_the_mistake(mine, content, message):
     mine.write_text(content)
     refused("mine", str(mine), message)
@@ -225,7 +225,7 @@ def test_mistakes_in_an_own_prepare_py_name_the_file_and_the_mistake(mine, conte
     (CSV.replace("London", "L" * 19), "at most 18 characters"), (CSV.replace("Paris", " "), "'France,'"),
     (CSV + "france,Lyon\n", "'France,Paris' will not do"), (CSV + "a,b,c\n", "'a,b,c'"),
     (CSV + 'Italy,"Ro\nme"\n', "Italy"), (CSV + 'Italy,"Rome\n', "country,capital"),
-    ("", "country,capital"), ("country,capital", "returned ''"), (CSV + "\udce9", "UTF-8")])
+    ("", "country,capital"), ("country,capital", "text is ''"), (CSV + "\udce9", "UTF-8")])
 def test_a_list_of_capitals_that_will_not_do_is_named(bare, content, message):
     Path("data/facts_char/capitals.csv").write_bytes(content.encode(errors="surrogateescape"))
     refused("facts_char", "facts_char", message)

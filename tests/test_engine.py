@@ -13,9 +13,9 @@ import engine
 from config import UserError
 from engine import fused, pytorch
 from engine.run import check_finite, fresh
-from helpers import Training, resume, run_script, same, settings, start, train, weights
+from helpers import resume, run_script, same, settings, start, train, weights
 from model import GPTConfig, decayed, forward, init_weights, unflatten
-from reference import flat_of, gpt_of, loss
+from reference import flat_of, gpt_of, loss_of
 from train_with_eval import learning_rate, rates
 
 SHAPES = {
@@ -55,7 +55,7 @@ def test_update_equals_pytorch_s_adamw_and_clipping_per_seed(monkeypatch):
     norms = []
     for s in (0, 1):
         gpt = gpt_of(flat, s, cfg)
-        loss(gpt, windows[0, s], cfg).backward()
+        loss_of(gpt, windows[0, s], cfg).backward()
         norms.append(torch.nn.utils.get_total_norm([p.grad for p in gpt.values()]).item())
     clip = (norms[0] * norms[1]) ** 0.5
     assert norms[0] > 1.3 * clip > 1.3 * 1.3 * norms[1]
@@ -74,7 +74,7 @@ def test_update_equals_pytorch_s_adamw_and_clipping_per_seed(monkeypatch):
             for group in adamw.param_groups:
                 group["lr"] = learning_rate(it, c)
             adamw.zero_grad()
-            loss(gpt, window[s], cfg).backward()
+            loss_of(gpt, window[s], cfg).backward()
             torch.nn.utils.clip_grad_norm_(gpt.values(), clip)
             adamw.step()
         for name in ("exp_avg", "exp_avg_sq"):
@@ -112,51 +112,38 @@ def test_what_is_not_finite_is_told_apart_by_seed(compiled):
         check_finite(params, [1337, 1338], 3)
 
 
-@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)
-def runs(request) -> tuple[Training, Training]:
-    """The same run twice, by C++ and by PyTorch, after 50 updates."""
-    if fused.compiler() is None:
-        pytest.skip("no C++ compiler")
-    changed = dict(batch_size=128, warmup_iters=500) | request.param
-    both = tuple(start(compile=yes, **changed) for yes in (True, False))
+@needs_compiler
+@pytest.mark.parametrize("changed", SHAPES.values(), ids=SHAPES)
+def test_the_cpp_step_equals_pytorch_s_to_rounding(changed):
+    """50 updates; then the losses of every window, though PyTorch's last pass is not full, and of one in
+    seven; and the logits of texts shorter than the block too, at positions which may lie apart in memory."""
+    changed = dict(batch_size=128, warmup_iters=500) | changed
+    a, b = runs = [start(compile=yes, **changed) for yes in (True, False)]
+    assert [run.c["step"] for run in runs] == ["fused", "eager"]
     # away from the start, where attention's gradients are so small that Adam makes steps of their rounding
-    shape = both[0].engine.state["params"].shape
-    noise = 0.2 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    for run in both:
-        run.engine.state["params"] += noise
-        run.began = run.engine.state["params"].clone()
-        run.advance(50)
-    assert [run.c["step"] for run in both] == ["fused", "eager"]
-    return both
-
-
-def test_50_updates_equal_pytorch_s_to_rounding(runs):
-    a, b = (run.engine.state for run in runs)
-    for name in ("params", "exp_avg", "exp_avg_sq"):
-        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5)
-    assert (a["params"] - runs[0].began).abs().max() > 5e-3, "hardly anything moved: nothing was tested"
-
-
-def test_losses_equal_pytorch_s(runs):
-    """Of every window, though the last pass of PyTorch's is not full, and of one in seven."""
-    a, b = runs
-    found, expected = a.engine.losses(a.text), b.engine.losses(b.text)
-    assert found.shape == (a.c["num_seeds"], len(a.text) - a.c["block_size"])
-    torch.testing.assert_close(found.mean(1), expected.mean(1), rtol=1e-4, atol=1e-5)
+    noise = 0.2 * torch.randn(a.engine.state["params"].shape, generator=torch.Generator().manual_seed(0))
     for run in runs:
-        torch.testing.assert_close(run.engine.losses(run.text, 7), found[:, ::7], rtol=1e-4, atol=1e-5)
-    windows = pytorch.take(a.text, torch.arange(40).expand(a.c["num_seeds"], 40), a.c["block_size"])
-    expected = pytorch.window_losses(a.engine.state["params"], windows, a.engine.cfg, torch.float32)
-    torch.testing.assert_close(found[:, :40], expected, rtol=1e-4, atol=1e-5)
+        run.engine.state["params"] += noise
+    began = a.engine.state["params"].clone()
+    assert (a.advance(50) - began).abs().max() > 5e-3, "hardly anything moved: nothing was tested"
+    b.advance(50)
+    for name in ("params", "exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(a.engine.state[name], b.engine.state[name], rtol=1e-3, atol=2e-5)
 
+    params, cfg, S = a.engine.state["params"], a.engine.cfg, a.c["num_seeds"]
+    losses, expected = a.engine.losses(a.text), b.engine.losses(b.text)
+    assert losses.shape == (S, len(a.text) - cfg.block_size)
+    torch.testing.assert_close(losses.mean(1), expected.mean(1), rtol=1e-4, atol=1e-5)
+    for run in runs:
+        torch.testing.assert_close(run.engine.losses(run.text, 7), losses[:, ::7], rtol=1e-4, atol=1e-5)
+    windows = pytorch.take(a.text, torch.arange(40).expand(S, 40), cfg.block_size)
+    expected = pytorch.window_losses(params, windows, cfg, torch.float32)
+    torch.testing.assert_close(losses[:, :40], expected, rtol=1e-4, atol=1e-5)
 
-def test_logits_equal_pytorch_s(runs):
-    """Of texts shorter than the block too, each at a position of its own, which may lie apart in memory."""
-    a, cfg, S = runs[0].engine, runs[0].engine.cfg, runs[0].c["num_seeds"]
     for T in {1, cfg.block_size}:
         tokens, last = torch.randint(cfg.vocab_size, (S, 37, T)), torch.randint(T, (37, S)).mT
-        expected = forward(unflatten(a.state["params"], cfg), tokens, cfg, last=last)[:, :, 0]
-        torch.testing.assert_close(a.logits(tokens, last), expected, rtol=1e-4, atol=1e-5)
+        expected = forward(unflatten(params, cfg), tokens, cfg, last=last)[:, :, 0]
+        torch.testing.assert_close(a.engine.logits(tokens, last), expected, rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler
@@ -219,22 +206,12 @@ def test_cuda_recorded_step_equals_the_eager_one(monkeypatch, compiled):
     torch.testing.assert_close(recorded, start(**changed).advance(20), rtol=1e-3, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def cuda_run(tmp_path_factory) -> Path:
-    """A run of a GPU's default path."""
-    return train(tmp_path_factory.mktemp("cuda"), *DEFAULT)
-
-
 @needs_cuda
-def test_two_cuda_runs_are_equal(cuda_run, tmp_path):
-    assert same(train(tmp_path / "run", *DEFAULT), cuda_run)
-
-
-@needs_cuda
-def test_a_cuda_run_that_was_stopped_goes_on_unharmed(cuda_run, tmp_path):
-    folder = train(tmp_path / "run", *DEFAULT, "--max_iters=10")
-    resume(folder, "--max_iters=20")
-    assert same(folder, cuda_run)
+def test_a_cuda_run_is_the_same_again_stopped_or_not(tmp_path):
+    whole, again = (train(tmp_path / name, *DEFAULT) for name in ("whole", "again"))
+    stopped = train(tmp_path / "stopped", *DEFAULT, "--max_iters=10")
+    resume(stopped, "--max_iters=20")
+    assert same(again, whole) and same(stopped, whole)
 
 
 @needs_compiler
@@ -246,11 +223,6 @@ def test_a_cuda_run_that_was_stopped_goes_on_unharmed(cuda_run, tmp_path):
 def test_what_computes_a_run_on_a_cpu(changed, step):
     c = settings(**changed)
     assert (c["step"], c["compile"]) == (step, step != "eager")
-
-
-def test_what_a_cpu_does_not_compile_is_said():
-    with pytest.raises(UserError, match="--compile=True lacks what to compile: on a CPU it is float32"):
-        settings(compile=True, dropout=0.1)
 
 
 @pytest.mark.parametrize("run, changed, found", [
@@ -310,6 +282,8 @@ def test_a_gpu_that_this_pytorch_cannot_use_is_said(monkeypatch, tmp_path, capsy
 
 def test_without_a_compiler(monkeypatch, capsys):
     """Asked for, it is refused; else the run is trained without, and says so if it is long."""
+    with pytest.raises(UserError, match="--compile=True lacks what to compile: on a CPU it is float32"):
+        settings(compile=True, dropout=0.1)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="--compile=True lacks a C.. compiler; install g.."):
         settings(compile=True)

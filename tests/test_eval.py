@@ -1,5 +1,6 @@
 """Sampling, and the evaluators: what counts as right, the totals, and the command lines."""
 import csv
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,39 +16,34 @@ from data.as_math.prepare import equations
 from data.facts_char.prepare import capitals
 from data.log import COLUMNS
 from helpers import SAMPLING, contents, log, train
-from model import GPTConfig, init_weights, load_checkpoint, unflatten
-from reference import continue_one, gpt_of
+from model import load_checkpoint, unflatten
+from reference import SHAPES, continue_one, gpt_of, random_weights
 from sample import Trained, complete, distinct_texts
 
 CAPITAL_OF = dict(capitals())
 EQUATIONS, PAIRS = [e[:3] for e in equations(10)], ((5, 7),)
-SHAPES = {"deep": GPTConfig(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, mlp_expansion=4),
-          "heads": GPTConfig(block_size=5, vocab_size=7, n_head=3, n_embd=12, mlp_expansion=2)}
 
 
-def trained(name: str = "deep", S: int = 1) -> Trained:
-    """Seeds 0, 1, ... of a shape, untrained, far from their initial weights, in float64."""
-    cfg, seeds = SHAPES[name], list(range(S))
-    flat = init_weights(cfg, seeds).double()
-    flat += 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(S)).double()
-    return Trained(flat, cfg, "abcdefghijk"[:cfg.vocab_size], seeds, [0] * S, 10, ())
+def trained(name: str) -> Trained:
+    """Two seeds of a shape, untrained, far from their initial weights, in float64."""
+    cfg = SHAPES[name]
+    return Trained(random_weights(cfg, 2), cfg, "abcdefghijk"[:cfg.vocab_size], [0, 1], [0, 0], 10, ())
 
 
-PROMPTS = ["a", "bcd", "dabcdefabcdef", "abcdef", "gg"]  # shorter than, as long as, and longer than a block
-
-
-@trials(max_examples=30)
-@given(name=st.sampled_from([*SHAPES]), new=st.integers(1, 9), samples=st.integers(1, 12),
+@trials(max_examples=50)
+@given(name=st.sampled_from(["deep", "heads"]), new=st.integers(1, 9), samples=st.integers(1, 12),
        prompts=st.lists(st.text("abcdefg", min_size=1, max_size=13), min_size=1, max_size=4),
-       heat=st.sampled_from([0, 0.1, 1.0, 3.0]), top_k=st.integers(1, 20), stop=st.sampled_from("ace "))
-def test_samples_that_share_rows_equal_samples_drawn_alone(name, new, samples, prompts, heat, top_k, stop):
-    """Prompts of any lengths side by side, texts that outgrow the block, samples that part and meet again.
+       heat=st.sampled_from([0, 1e-60, 1e-42, 1e-30, 0.1, 1.0, 3.0]), top_k=st.integers(1, 20),
+       stop=st.sampled_from(["a", "c", "e", ""]), rows=st.sampled_from([6, 4096]))
+def test_samples_that_share_rows_equal_those_alone(name, new, samples, prompts, heat, top_k, stop, rows):
+    """Prompts of any lengths side by side, texts that outgrow the block, samples that part and meet again, in
+    one pass or several; the colder the closer to greedy.
 
     Whatever rows they share, each must be what a plain model says a character at a time, by its own uniforms.
     """
-    model, stop = trained(name, 2), stop.strip()
-    texts = complete(model, model.vocab, prompts, [np.random.default_rng(s) for s in (1, 2)], new, samples,
-                     heat, top_k, stop)
+    model, gens = trained(name), [np.random.default_rng(s) for s in (1, 2)]
+    with mock.patch.object(sample, "ROWS", rows):
+        texts = complete(model, model.vocab, prompts, gens, new, samples, heat, top_k, stop)
     for s in range(2):
         u = np.random.default_rng(s + 1).random((len(prompts), samples, new), dtype=np.float32)
         gpt = gpt_of(model.params, s, model.cfg)
@@ -58,33 +54,14 @@ def test_samples_that_share_rows_equal_samples_drawn_alone(name, new, samples, p
                 assert texts[s, i, n] == "".join(model.vocab[t] for t in ids)
 
 
-def test_texts_that_need_several_passes_are_the_same(monkeypatch):
-    model, said = trained(S=2), []
-    for rows in (4096, 6):
-        monkeypatch.setattr(sample, "ROWS", rows)
-        gens = [np.random.default_rng(s) for s in (1, 2)]
-        said.append(complete(model, model.vocab, PROMPTS, gens, 5, 7, 2.0, 9).tolist())
-    assert said[0] == said[1] and len(set(said[0][0][0])) > 3, "all samples agree: nothing was tested"
-
-
-@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-42, 1e-60])
-def test_the_colder_the_closer_to_greedy(temperature):
-    """The command line takes any temperature from 0 up; a tiny one must not overflow into another answer."""
-    model = trained()
-    cold, greedy = (complete(model, model.vocab, PROMPTS, [np.random.default_rng(1)], 5, 3, t, 10)
-                    for t in (temperature, 0))
-    assert cold.tolist() == greedy.tolist()
-
-
 def oracle(wrong_on_held_out: bool = False):
     """A hand-made `complete` that maps each prompt to its answer, as the text has it."""
 
     def answer(prompt: str) -> str:
         if prompt.startswith("Capital of "):
             return CAPITAL_OF[prompt.removeprefix("Capital of ").removesuffix(" is ")] + " \n"
-        a, op, b = prompt.strip("<=")
-        value = int(a) + int(b) if op == "+" else int(a) - int(b)
-        return f"{value + (wrong_on_held_out and {a, b} == {'5', '7'})}>"
+        wrong = wrong_on_held_out and prompt[1:-1] in ("5+7", "7+5", "5-7", "7-5")
+        return f"{eval(prompt[1:-1]) + wrong}>"
 
     def complete(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
         texts = [answer(prompt).ljust(new, stop or " ")[:new] for prompt in prompts]
@@ -96,10 +73,9 @@ def oracle(wrong_on_held_out: bool = False):
 @pytest.fixture
 def use_oracle(monkeypatch):
     """Puts an oracle in the place of the model, in both evaluators."""
-
     def use(**how):
-        for module in (eval_as_math, eval_capitals):
-            monkeypatch.setattr(module, "complete", oracle(**how))
+        monkeypatch.setattr(eval_as_math, "complete", oracle(**how))
+        monkeypatch.setattr(eval_capitals, "complete", oracle(**how))
 
     return use
 
@@ -129,34 +105,38 @@ def right(path, **where: str) -> int:
     return sum(int(row["correct"]) for row in table(path) if row | where == row)
 
 
+def check_answers(rows: list[dict[str, str]]) -> None:
+    """Every row of eval_as_math's table has its equation's answer."""
+    assert all(int(row["answer"]) == eval(row["a"] + row["op"] + row["b"]) for row in rows)
+
+
 @pytest.mark.parametrize("wrong, totals", [
     (False, ["100.00%"] * 4), (True, ["98.00%", "98.00%", "100.00%", "0.00%"])])
 def test_math_command_prints_and_writes_what_an_oracle_deserves(use_oracle, math_run, capsys, tmp_path, wrong,
                                                                       totals):
     use_oracle(wrong_on_held_out=wrong)
     eval_as_math.main([f"--out_dir={math_run}", "--num_samples=3", f"--csv={tmp_path}/t.csv"])
-    out = capsys.readouterr().out
+    out, rows = capsys.readouterr().out, table(tmp_path / "t.csv")
     assert [line.split()[-1] for line in out.splitlines() if line.endswith("%")] == totals
     assert out.count("[0]" if wrong else "[3]") == 4, "the four held-out cases are marked"
     assert ("<" not in out) and ("5+7=12 [held-out]: '13>' x3" in out) == wrong
-    rows = table(tmp_path / "t.csv")
     assert len(rows) == 200 and {row["total"] for row in rows} == {"3"}
-    held_out = [(row["a"], row["op"], row["b"]) for row in rows if row["held_out"] == "1"]
-    assert held_out == [("5", "+", "7"), ("7", "+", "5"), ("5", "-", "7"), ("7", "-", "5")]
+    held_out = [row["a"] + row["op"] + row["b"] for row in rows if row["held_out"] == "1"]
+    assert held_out == ["5+7", "7+5", "5-7", "7-5"]
     assert {row["correct"] for row in rows if row["held_out"] == "1"} == {"0" if wrong else "3"}
     assert {row["correct"] for row in rows if row["held_out"] == "0"} == {"3"}
-    assert all(int(row["answer"]) == eval(row["a"] + row["op"] + row["b"]) for row in rows)
+    check_answers(rows)
 
 
 def test_a_larger_table_is_trained_and_evaluated(tmp_path, capsys, datasets):
-    """Of what is wrong the first twenty are printed, and no grid; two samples a prompt in the log."""
+    """Of what is wrong the first 200 are printed, and no grid; two samples a prompt in the log."""
     folder = train(tmp_path / "run", "--dataset=as_math_14_5pct", "--block_size=11", "--max_iters=2")
     assert (log(folder)[-1]["add_total"], log(folder)[-1]["heldout_total"]) == ("392", "40")
     eval_as_math.main([f"--out_dir={folder}", "--num_samples=1", f"--csv={tmp_path}/out.csv"])
     out, rows = capsys.readouterr().out, table(tmp_path / "out.csv")
-    assert out.count(" x1\n") == 20 and " more\n" in out and " / 372 " in out and "a\\b" not in out
+    assert out.count(" x1\n") == 200 and " more\n" in out and " / 372 " in out and "a\\b" not in out
     assert [sum(row["held_out"] == out for row in rows) for out in "01"] == [372, 20]
-    assert all(int(row["answer"]) == eval(row["a"] + row["op"] + row["b"]) for row in rows)
+    check_answers(rows)
 
 
 def test_capitals_command_prints_and_writes_what_an_oracle_deserves(use_oracle, facts_run, capsys, tmp_path):
@@ -184,7 +164,6 @@ def test_every_equation_is_compared_with_its_own_answer():
     correct = eval_as_math.is_correct(texts)
     assert correct[:, 0].all()
     assert correct[:, 1].sum() == 6 + 5, "5 is the answer of six additions and five subtractions"
-    assert eval_as_math.totals(correct[:, :1], ())["heldout_total"] == 0
     shown = eval_as_math.report(texts[:, :1], correct[:, :1], "samples", ())
     assert "100 / 100" in shown and "held out" not in shown and "[1]" not in shown
 
@@ -211,20 +190,25 @@ def test_the_capital_s_line_decides_without_regard_to_case():
     assert eval_capitals.totals(correct) == {"facts_correct": 4, "facts_total": 500, "facts_acc": 0.008}
 
 
-@pytest.mark.parametrize("folder, seeds", [
-    ("math_run", (1337, 1338)), ("facts_run", (1337,)), ("both_run", (1337,))])
-def test_commands_agree_with_the_log(request, tmp_path, folder, seeds):
-    """The latest checkpoint, asked as the training asked it, gives the counts of the last row."""
-    folder, path = request.getfixturevalue(folder), tmp_path / "t.csv"
-    for seed, last in zip(seeds, log(folder)[-len(seeds):]):
-        if last["math_acc"]:
-            eval_as_math.main([f"--out_dir={folder}", f"--model_seed={seed}", f"--csv={path}", *SAMPLING])
-            found = [right(path, op="+"), right(path, op="-"), right(path, held_out="1")]
-            assert found == [int(last[f"{name}_correct"]) for name in ("add", "sub", "heldout")]
-            assert len({answer for row in table(path) for answer in row["answers"].split("|")}) > 1
-        if last["facts_acc"]:
-            eval_capitals.main([f"--out_dir={folder}", f"--model_seed={seed}", f"--csv={path}", *SAMPLING])
-            assert right(path) == int(last["facts_correct"])
+@pytest.mark.parametrize("evaluator, run", [
+    (eval_as_math, "math_run"), (eval_capitals, "facts_run"), (eval_as_math, "both_run"),
+    (eval_capitals, "both_run")])
+def test_a_command_counts_what_the_log_has_of_each_seed(evaluator, run, request, tmp_path):
+    """The latest checkpoint, asked as the training asked it, gives the counts of the last row. The table of
+    all seeds is the tables of each, one after the other; nothing is written into the run."""
+    folder, path, alone = request.getfixturevalue(run), tmp_path / "t.csv", []
+    seeds, before = load_checkpoint(folder / "ckpt.pt")[0]["seeds"], contents(folder)
+    for seed, last in zip(seeds, log(folder)[-len(seeds):], strict=True):
+        evaluator.main([f"--out_dir={folder}", f"--model_seed={seed}", f"--csv={path}", *SAMPLING])
+        found = {"facts": right(path), "heldout": right(path, held_out="1"), "add": right(path, op="+"),
+                 "sub": right(path, op="-")}
+        for name in ("add", "sub", "heldout") if evaluator is eval_as_math else ("facts",):
+            assert found[name] == int(last[f"{name}_correct"])
+        assert {row["iter"] for row in table(path)} == {last["iter"]}
+        assert len({answer for row in table(path) for answer in row["answers"].split("|")}) > 1
+        alone += table(path)
+    evaluator.main([f"--out_dir={folder}", "--all_seeds", f"--csv={path}", *SAMPLING])
+    assert table(path) == alone and contents(folder) == before
 
 
 def test_best_checkpoint_gives_the_best_row(math_run, tmp_path, capsys):
@@ -237,19 +221,6 @@ def test_best_checkpoint_gives_the_best_row(math_run, tmp_path, capsys):
         best = max(rows, key=lambda row: float(row["math_acc"]))  # the first of equals
         found = right(tmp_path / "t.csv", seed=seed, iter=best["iter"])
         assert found == int(best["add_correct"]) + int(best["sub_correct"])
-
-
-@pytest.mark.parametrize("evaluator, run", [(eval_as_math, "math_run"), (eval_capitals, "facts_run")])
-def test_all_seeds_say_what_each_says_alone(evaluator, run, request, tmp_path):
-    """The table of all seeds is the tables of each, one after the other; nothing is written into the run."""
-    folder, path = request.getfixturevalue(run), tmp_path / "t.csv"
-    alone, before = [], contents(folder)
-    for seed in load_checkpoint(folder / "ckpt.pt")[0]["seeds"]:
-        evaluator.main([f"--out_dir={folder}", f"--model_seed={seed}", f"--csv={path}", *SAMPLING])
-        alone += table(path)
-    evaluator.main([f"--out_dir={folder}", "--all_seeds", f"--csv={path}", *SAMPLING])
-    assert table(path) == alone and {row["iter"] for row in alone} == {"20"}
-    assert contents(folder) == before
 
 
 def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_run, tmp_path, capsys):

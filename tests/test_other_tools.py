@@ -1,6 +1,5 @@
 """What is not ours: nanoGPT's checkpoints both ways, wandb, readers of tables, shells, a user's own text."""
 import shutil
-import subprocess
 import sys
 import types
 
@@ -14,9 +13,9 @@ import sample
 import train_with_eval
 from bench import plain_logits
 from config import UserError
-from helpers import ROOT, TINY, contents, log, resume, run_script, train
-from model import GPTConfig, init_weights, load_checkpoint, save_checkpoint
-from reference import gpt_of
+from helpers import contents, log, resume, run_script, train
+from model import GPTConfig, load_checkpoint, save_checkpoint
+from reference import gpt_of, random_weights
 
 ASK = ["--num_samples=3", "--max_new_tokens=4", "--start=<3+4=", "--temperature=1"]
 
@@ -28,9 +27,7 @@ CHARACTERS = "\n +-0123456789<=>"
 @pytest.fixture
 def plain() -> dict[str, torch.Tensor]:
     """The weights of nanoGPT's model for arithmetic, far from their initial values, LayerNorms too."""
-    flat = init_weights(CFG, [3])
-    flat += 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(3))
-    return gpt_of(flat, 0, CFG)
+    return gpt_of(random_weights(CFG).float(), 0, CFG)
 
 
 @pytest.fixture
@@ -101,7 +98,6 @@ DATASET = "--dataset=as_math"
 REFUSED = {
     "no dataset": ({}, "--temperature=1", "holds no vocabulary.*--dataset=as_math"),
     "another dataset": ({}, "--dataset=facts_char", "its vocabulary of 17 characters is another one"),
-    "an unknown dataset": ({}, "--dataset=as_mth", "did you mean as_math"),
     "a bias": ({"more": {BIAS: torch.zeros(42)}}, DATASET, f"{BIAS} not what .* a GPT without biases"),
     "bias=True": ({"bias": True}, DATASET, "bias = True will not do; expected one of False"),
     "GPT-2's vocabulary": ({"vocab_size": 50304}, DATASET, "vocab_size = 50304"),
@@ -109,7 +105,6 @@ REFUSED = {
     "untied": ({"more": {"lm_head.weight": torch.ones(17, 14)}}, DATASET, "not tied"),
     "an extra weight": ({"more": {"transformer.x": torch.zeros(1)}}, DATASET, "transformer.x not what"),
     "heads that do not divide": ({"n_head": 3}, DATASET, "n_head not what its model_args describe"),
-    "a layer less": ({"n_layer": 3}, DATASET, "transformer.h.2"),
     "no model": ({"without": ("model",)}, DATASET, "'model' .KeyError."),
 }
 
@@ -177,16 +172,6 @@ def test_what_wandb_lacks_is_said_before_anything_changes(wandb, tmp_path, monke
 
 
 # --- shells and surroundings
-
-def test_a_run_whose_terminal_is_not_there_trains(tmp_path):
-    """Nor can it show the folder's name, where there is one."""
-    folder = tmp_path / "\u00dcbung"
-    argv = ["train_with_eval.py", f"--out_dir={folder}", *TINY, "--max_iters=0"]
-    done = subprocess.run(["bash", "-c", 'exec "$@" >&- 2>&-', "-", sys.executable, *argv], cwd=ROOT)
-    assert done.returncode == 0 and len(log(folder)) == 1
-    done = run_script(*argv, "--overwrite", PYTHONIOENCODING="ascii")
-    assert done.returncode == 0 and "\\xdcbung: 1,456 parameters" in done.stdout
-
 
 def test_what_the_surroundings_left_behind(math_run, tmp_path, monkeypatch):
     """A notebook's backend for pictures, and the number of processes of a run that torchrun did not start."""
