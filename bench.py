@@ -6,9 +6,6 @@ float32 and without dropout, jitted, scanned over iterations and vmapped over se
 and number of seeds; its figures are for all the seeds, which the plain loop trains in turn:
 ms_iter, ms_eval: of an iteration, of an evaluation, medians; times_faster: a baseline's ms_iter over ours
 s_start: until the engine stands, compiled, and has evaluated and updated once; s_full: a whole run, projected
-flop_share: of the rate of PyTorch's matmul here, that of an iteration's products; the C++ step may exceed it.
-  There is none of the memory's bandwidth: the C++ step keeps activations in the cache, and what torch.compile
-  fuses no formula tells
 """
 import itertools
 import json
@@ -31,7 +28,6 @@ import train_with_eval as trainer
 from config import Key, UserError
 from data.batches import Batches
 from data.files import replace_file
-from engine import step_flops
 from engine.pytorch import autocast
 from engine.run import fresh
 from model import GPTConfig, Params, init_weights, seeds_of, shape_of, unflatten
@@ -63,36 +59,33 @@ def plain_logits(p: Params, ids: torch.Tensor, cfg: GPTConfig, dropout: float = 
     return F.linear(norm(x, "transformer.ln_f"), wte)
 
 
-class PlainLoop:
-    """nanoGPT's training of one seed."""
+def plain_updates(c: dict, dataset: data.Dataset) -> Callable[[], float]:
+    """nanoGPT's training of one seed: makes an update on a random batch, and returns the loss before."""
+    ids, T, device, iteration = dataset.train, c["block_size"], torch.device(c["device"]), itertools.count()
+    cfg = shape_of(c, len(dataset.vocab))
+    weights = unflatten(init_weights(cfg, [c["seed"]]), cfg)
+    p = {name: w[0].to(device).clone().requires_grad_() for name, w in weights.items()}
+    groups = [{"params": [w for w in p.values() if w.dim() == dim], "weight_decay": decay}
+              for dim, decay in ((2, c["weight_decay"]), (1, 0.0))]
+    optimizer = torch.optim.AdamW(groups, betas=(c["beta1"], c["beta2"]), fused=device.type == "cuda")
 
-    def __init__(self, c: dict, dataset: data.Dataset):
-        self.c, self.dataset, self.device, self.iter_num = c, dataset, torch.device(c["device"]), 0
-        self.cfg = shape_of(c, len(dataset.vocab))
-        weights = unflatten(init_weights(self.cfg, [c["seed"]]), self.cfg)
-        self.p = {name: w[0].to(self.device).clone().requires_grad_() for name, w in weights.items()}
-        groups = [{"params": [w for w in self.p.values() if w.dim() == dim], "weight_decay": decay}
-                  for dim, decay in ((2, c["weight_decay"]), (1, 0.0))]
-        self.optimizer = torch.optim.AdamW(groups, betas=(c["beta1"], c["beta2"]),
-                                           fused=self.device.type == "cuda")
-
-    def update(self) -> float:
-        """One update on a random batch: the loss before."""
-        ids, T = self.dataset.train, self.c["block_size"]
-        offsets = torch.randint(len(ids) - T, (self.c["batch_size"],))
+    def update() -> float:
+        offsets = torch.randint(len(ids) - T, (c["batch_size"],))
         x, y = (torch.stack([torch.from_numpy(ids[i + k:i + k + T].astype(np.int64)) for i in offsets])
                 for k in (0, 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = trainer.learning_rate(self.iter_num, self.c)
-        self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, getattr(torch, self.c["dtype"])):
-            logits = plain_logits(self.p, x.to(self.device), self.cfg, self.c["dropout"])
-        loss = F.cross_entropy(logits.float().flatten(0, 1), y.to(self.device).flatten())
+        rate = trainer.learning_rate(next(iteration), c)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, getattr(torch, c["dtype"])):
+            logits = plain_logits(p, x.to(device), cfg, c["dropout"])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), y.to(device).flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.p.values(), self.c["grad_clip"] or math.inf)
-        self.optimizer.step()
-        self.iter_num += 1
+        torch.nn.utils.clip_grad_norm_(p.values(), c["grad_clip"] or math.inf)
+        optimizer.step()
         return loss.item()
+
+    return update
 
 
 def import_jax(c: dict) -> None:
@@ -203,15 +196,6 @@ def update_seconds(train: Callable, c: dict, dataset: data.Dataset, seconds: flo
     return first, median_seconds(burst, seconds) / n
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of PyTorch's matmul in `dtype` on this machine, at the best of some sizes."""
-    rates = []
-    for n in (256, 512, 2048) if device.type == "cpu" else (2048, 8192):
-        a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-        rates.append(2 * n ** 3 / median_seconds(lambda a=a, b=b: (a @ b)[0, 0].item(), 0.3))
-    return max(rates)
-
-
 def time_config(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     """Time one config, c["num_seeds"] seeds at once: the figures of a row."""
     start = time.perf_counter()
@@ -226,21 +210,18 @@ def time_config(c: dict, dataset: data.Dataset, seconds: float) -> dict:
         lambda it, batches: model.update(torch.from_numpy(batches), trainer.rates(it, len(batches), c)),
         c, dataset, seconds)
     begin, evaluation = begin + first, median_seconds(evaluate)
-    flops = step_flops(cfg, len(seeds), c["batch_size"], len(text) - cfg.block_size, c["step"] == "fused")
-    rate = matmul_rate(model.device, getattr(torch, c["dtype"]))
     evaluations = c["max_iters"] // c["eval_interval"] + 1
     return {"run": Path(c["out_dir"]).name, "step": c["step"], "seeds": len(seeds),
             "ms_iter": 1e3 * iteration, "ms_seed_iter": 1e3 * iteration / len(seeds),
             "ms_eval": 1e3 * evaluation, "s_start": begin,
-            "s_full": begin + c["max_iters"] * iteration + evaluations * evaluation,
-            "flop_share": flops / iteration / rate}
+            "s_full": begin + c["max_iters"] * iteration + evaluations * evaluation}
 
 
 def time_plain(c: dict, dataset: data.Dataset, seconds: float) -> dict:
     """Time the plain loop with one seed: its figures, as if for all."""
-    loop = PlainLoop(c, dataset)
-    loop.update()
-    return {"ms_iter": 1e3 * c["num_seeds"] * median_seconds(loop.update, seconds)}
+    update = plain_updates(c, dataset)
+    update()
+    return {"ms_iter": 1e3 * c["num_seeds"] * median_seconds(update, seconds)}
 
 
 def time_jax(c: dict, dataset: data.Dataset, seconds: float) -> dict:

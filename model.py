@@ -67,18 +67,15 @@ def count_parameters(cfg: GPTConfig) -> int:
     return sum(math.prod(s) for name, s in shapes(cfg).items() if "wpe" not in name)
 
 
-def step_flops(cfg: GPTConfig, seeds: int, batch_size: int, offsets: int, fused: bool) -> float:
-    """Floating-point operations of the products in an iteration, batches being drawn from so many offsets.
+def step_flops(cfg: GPTConfig, seeds: int, batch_size: int) -> int:
+    """Floating-point operations of the products in an iteration of PyTorch's step.
 
-    For each token 6 a weight of a matrix (forward 2, backward 4) and 12 n_layer n_embd T for attention; the
-    embedding is a product too, 4 a weight. The `fused` step looks it up instead, attends to the past alone,
-    and computes a window once that a batch holds several times: so many distinct ones are expected.
+    For each token 6 a weight of a matrix (forward 2, backward 4), 12 n_layer n_embd T for attention, and 4 a
+    weight of the embedding, which is a product too.
     """
     n, T, table = cfg.n_embd, cfg.block_size, cfg.vocab_size * cfg.n_embd
     matrices = table + sum(math.prod(s) for name, s in shapes(cfg).items() if ".h." in name and len(s) == 2)
-    windows = offsets * (1 - (1 - 1 / offsets) ** batch_size) if fused else batch_size
-    context, embedding = ((T + 1) / 2, 0) if fused else (T, 4 * table)
-    return seeds * windows * T * (6 * matrices + 12 * cfg.n_layer * n * context + embedding)
+    return seeds * batch_size * T * (6 * matrices + 12 * cfg.n_layer * n * T + 4 * table)
 
 
 def decayed(cfg: GPTConfig) -> torch.Tensor:

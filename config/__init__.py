@@ -207,10 +207,8 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
 def read(argv: list[str], description: str) -> tuple[dict, dict]:
     """A training command line's config (defaults, then config files, then keys), and what was given."""
     on_line, paths = parse(argv, KEYS, description, positional="CONFIG")
-    given = {}
-    for path in paths:
-        given |= read_file(path)
-    given |= on_line
+    sources = [*(read_file(path) for path in paths), on_line]  # the later wins
+    given = {name: value for source in sources for name, value in source.items()}
     return defaults(KEYS) | given, given
 
 

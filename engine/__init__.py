@@ -79,7 +79,7 @@ def seconds(c: dict, device: str, step: str) -> float:
     18 s for one layer and 48 s for six, cold, and no iteration less than 0.2 ms, or 0.6 ms without.
     """
     cfg, cores = shape_of(c, 32), torch.get_num_threads()  # a vocabulary like any: the text is not read yet
-    flops = step_flops(cfg, c["num_seeds"], c["batch_size"], 1, False)
+    flops = step_flops(cfg, c["num_seeds"], c["batch_size"])
     growth = (count_parameters(cfg) / 1e6) ** 0.5
     gpu = 7e10 * cfg.n_embd * (5 if c["dtype"] == "bfloat16" else 1)
     start, least, rate = {"cpu fused": (2, 0, 1e11 * cores), "cpu eager": (0, 1e-3, 1e11 * cores * growth),

@@ -28,6 +28,15 @@ def test_parameter_counts_are_the_paper_s(task):
     assert tuple(model.count_parameters(shape_of(f"{task}_mini_{size}")) for size in SIZES) == COUNTS[task]
 
 
+def test_step_flops_by_hand():
+    """Width 1, vocabulary of 3: c_attn 3, c_proj 1, c_fc 1, c_proj 1 and the head 3 make 9 weights.
+
+    A token: 6 * 9, 12 * 1 * 1 * 2 for attention to both places, 4 * 3 for the embedding.
+    """
+    cfg = GPTConfig(block_size=2, vocab_size=3, n_embd=1)
+    assert model.step_flops(cfg, 5, 4) == 5 * 4 * 2 * (54 + 24 + 12)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_logits_equal_those_of_plain_models(name):
     """At all positions, and at one of each text."""
