@@ -2,6 +2,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
+import config
+import data
 from data import log
 
 SEEDS = [7, 8, 9]
@@ -52,3 +56,27 @@ def change_info(folder: Path, **changed) -> None:
     """Put other values into a run's config.json."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+CURVES = {  # right answers of 196 seen and 4 held-out prompts at iterations 0, 10, 20, 30, and their phase
+    "confusion": ([0, 100, 150, 180], [0, 0, 0, 4]), "memorisation": ([0, 196, 196, 196], [0, 4, 4, 3]),
+    "comprehension": ([0, 196, 196, 196], [0, 0, 4, 4]), "grokking": ([0, 196, 196, 196], [0, 0, 3, 4])}
+
+
+def write_log(folder: Path, seen: list, unseen: list, pair: tuple = (5, 7), n_embd: int = 14,
+              seed: int = 1337) -> dict:
+    """A run of two seeds by hand: right answers at iterations 0, 10, ..., the same for both or, of what is
+    held out, one number for each; 6 s for 10 iterations. Its config is returned."""
+    c = {key: config.KEYS[key].default for key in config.KEYS}
+    c |= {"out_dir": str(folder), "n_embd": n_embd, "num_seeds": 2, "max_iters": 10 * len(seen) - 10}
+    both = [np.broadcast_to(n, 2).tolist() for n in unseen]
+    rows = [dict.fromkeys(log.COLUMNS, "") | {
+        "iter": 10 * i, "seed": seed + s, "train_loss": 0.649, "val_loss": 0.649, "elapsed_s": 6.0 * i,
+        "add_correct": (seen[i] + both[i][s]) // 2, "add_total": 100, "math_acc": 0.5, "combined_acc": 0.5,
+        "sub_correct": (seen[i] + both[i][s] + 1) // 2, "sub_total": 100,
+        "heldout_correct": both[i][s], "heldout_total": 4} for i in range(len(seen)) for s in range(2)]
+    folder.mkdir(parents=True)
+    info = info_of(["math"], [seed, seed + 1], config=c, held_out=[pair], parameters=100 * n_embd,
+                     data_sha256=data.load("as_math").sha256)
+    log.start(folder, info, rows)
+    return c
