@@ -261,11 +261,6 @@ def test_a_large_text_is_loaded_and_measured_at_once(mine):
     assert time.process_time() - begin < 15
 
 
-def test_unknown_dataset_lists_those_there_are(bare):
-    refused("as_mth", "as_mth (did you mean as_math?)", "facts_char")
-    refused("../data/as_math", "unknown dataset")
-
-
 def test_a_lock_lets_one_in_and_leaves_nothing_of_its_own(tmp_path, monkeypatch):
     """Also where the file that it waited for has just been removed by its owner."""
     folder = tmp_path / "a/b"

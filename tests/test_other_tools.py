@@ -116,13 +116,6 @@ def test_what_is_not_nanogpt_s_gpt_without_biases_is_refused_by_name(written, wh
         sample.main([written(**how), *ASK, argument])
 
 
-def test_nanogpt_s_checkpoint_cannot_be_resumed(written, tmp_path):
-    argument = written()
-    with pytest.raises(UserError, match="ckpt.pt holds no vocabulary"):
-        train_with_eval.main([argument, "--init_from=resume"])
-    assert [p.name for p in tmp_path.iterdir()] == ["ckpt.pt"]
-
-
 @pytest.fixture
 def wandb(monkeypatch):
     """A wandb that keeps what it is given: `runs`, and `logged` (step, values)."""
