@@ -89,8 +89,8 @@ def math_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def facts_run(tmp_path_factory):
-    """n14 on capitals, 20 iterations."""
-    return train(tmp_path_factory.mktemp("facts"), run="facts_mini_14")
+    """Two seeds of n14 on capitals, 20 iterations."""
+    return train(tmp_path_factory.mktemp("facts"), "--num_seeds=2", run="facts_mini_14")
 
 
 @pytest.fixture(scope="session")

@@ -139,15 +139,6 @@ def test_a_larger_table_is_trained_and_evaluated(tmp_path, capsys, datasets):
     check_answers(rows)
 
 
-def test_capitals_command_prints_and_writes_what_an_oracle_deserves(use_oracle, facts_run, capsys, tmp_path):
-    use_oracle()
-    eval_capitals.main([f"--out_dir={facts_run}", "--num_samples=3", f"--csv={tmp_path}/t.csv"])
-    assert "150 / 150  100.00%" in capsys.readouterr().out
-    rows = table(tmp_path / "t.csv")
-    assert [(row["country"], row["capital"], row["correct"], row["total"]) for row in rows] == [
-        (*place, "3", "3") for place in capitals()]
-
-
 @pytest.mark.parametrize("equation, yes, no", [
     ((5, "+", 7), ["12>\n", "12> ", "12", "12a", "012>", "12.5"],
      ["1", "123>", "+12", " 12>", "-12>", "", "x12>", ">12", "1 2>"]),
@@ -209,6 +200,9 @@ def test_a_command_counts_what_the_log_has_of_each_seed(evaluator, run, request,
         alone += table(path)
     evaluator.main([f"--out_dir={folder}", "--all_seeds", f"--csv={path}", *SAMPLING])
     assert table(path) == alone and contents(folder) == before
+    model, how = sample.open_model(str(folder)), dict(num_samples=1, temperature=1, top_k=9)
+    texts = [evaluator.ask(model, model, seeds, [it] * len(seeds), **how) for it in (7, 7, 8)]
+    assert (texts[0] == texts[1]).all() and (texts[0] != texts[2]).any(), "samples go by seed and iteration"
 
 
 def test_best_checkpoint_gives_the_best_row(math_run, tmp_path, capsys):
@@ -223,20 +217,36 @@ def test_best_checkpoint_gives_the_best_row(math_run, tmp_path, capsys):
         assert found == int(best["add_correct"]) + int(best["sub_correct"])
 
 
-def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_run, tmp_path, capsys):
-    """Of two seeds the second one says 13 to 5+7 in one sample of three: one of two is right."""
-    def complete(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
-        texts = oracle()(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop)
-        texts[1, EQUATIONS.index((5, "+", 7)), 1] = "13> "
+def all_but_one(place: int, text: str):
+    """An oracle but for the second seed, which says `text` to the prompt at `place` in its second sample."""
+    def complete(*how, **named):
+        texts = oracle()(*how, **named)
+        texts[1, place, 1] = text
         return texts
 
-    monkeypatch.setattr(eval_as_math, "complete", complete)
+    return complete
+
+
+def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_run, tmp_path, capsys):
+    monkeypatch.setattr(eval_as_math, "complete", all_but_one(EQUATIONS.index((5, "+", 7)), "13> "))
     eval_as_math.main([f"--out_dir={math_run}", "--all_seeds", "--num_samples=3", f"--csv={tmp_path}/t.csv"])
     out = capsys.readouterr().out
     assert "correct of 2 seeds" in out and out.count("[1]") == 1 and out.count("[2]") == 3
     assert "5+7=12 [held-out]: '12>|13>' x1\n" in out and "7 / 8" in out
     assert [row["correct"] for row in table(tmp_path / "t.csv") if row["held_out"] == "1"] == [
         "3", "3", "3", "3", "2", "3", "3", "3"]
+
+
+def test_over_seeds_a_capital_is_right_if_all_samples_are(monkeypatch, facts_run, tmp_path, capsys):
+    monkeypatch.setattr(eval_capitals, "complete", all_but_one(0, "Rome \n"))
+    path = tmp_path / "t.csv"
+    eval_capitals.main([f"--out_dir={facts_run}", "--all_seeds", "--num_samples=3", f"--csv={path}"])
+    out = capsys.readouterr().out
+    assert " 1 / 2  'Paris|Rome' x1\n" in out and " 99 / 100  99.00%" in out
+    rows = [[*row.values()] for row in table(path)]
+    assert rows.pop(50) == ["1338", "20", "France", "Paris", "2", "3", "Paris|Rome"]
+    assert rows == [[seed, "20", *place, "3", "3", place[1]] for seed in ("1337", "1338")
+                    for place in capitals()[seed == "1338":]]
 
 
 # --- a look inside
