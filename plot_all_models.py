@@ -86,15 +86,15 @@ def tables(runs: dict[str, Runs], end: str) -> str:
     costs = [["data", "model", "seeds", "iterations", "minutes", "machine", "loss", "rule-follower",
               "memoriser", "way, %"]]
     for operation, of_model in runs.items():
-        asked = " · ".join(SCORES[operation].values())
-        asked = asked if operation == "facts" else f"{DATA[operation]}: {asked}"
+        words = " · ".join(SCORES[operation].values())
+        what = words if operation == "facts" else f"{DATA[operation]}: {words}"
         for (model, run), paper in zip(of_model.items(), PAPER[end][operation], strict=True):
             if not run:
-                scores.append([asked, model, "-", paper])
+                scores.append([what, model, "-", paper])
                 continue
             seeds = str(len(run.info["seeds"]))
             name = ", ".join(filter(None, [model, plots.shortfall(run)]))
-            scores.append([asked, name, seeds, paper, *score_cells(run, operation)])
+            scores.append([what, name, seeds, paper, *score_cells(run, operation)])
             costs.append([DATA[operation], model, seeds, f"{run.iters[-1]:,}", plots.minutes(run),
                           run.info["device"], *plots.loss_cells(run)])
     return "\n".join([markdown_table("The paper's Tables 2 to 4", SCORE_NOTES, scores),

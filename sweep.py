@@ -61,14 +61,14 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
         source = f"study {path}, run {i}"
         changes = {key: config.check(key, value, KEYS[key], source) if key in KEYS else value
                    for key, value in changes.items()}
-        set_here = study | changes | on_line
-        base = config.read_file(set_here["base"])
-        c = {key: (base | set_here).get(key, default.default) for key, default in config.KEYS.items()}
-        options = {k: value for k, value in set_here.items() if k in data.OPTIONS or k not in KEYS}
+        settings = study | changes | on_line
+        base = config.read_file(settings["base"])
+        c = {key: (base | settings).get(key, default.default) for key, default in config.KEYS.items()}
+        options = {k: value for k, value in settings.items() if k in data.OPTIONS or k not in KEYS}
         c["dataset"] = data.make(c["dataset"], options, asker=source).name if options else c["dataset"]
         differs = [f"{key}_{value}" for key, value in changes.items() if key not in ("base", "num_seeds")]
         name = changes.get("name") or "_".join(differs) or base.get("out_dir", "run")
-        c["out_dir"] = os.path.normpath(f"{set_here['out_dir']}/{name}")  # of ../name: beside out_dir
+        c["out_dir"] = os.path.normpath(f"{settings['out_dir']}/{name}")  # of ../name: beside out_dir
         if c["out_dir"] in (other["out_dir"] for other in runs):
             raise UserError(f"{source} is {name} as one before it; give it a name of its own, name='...'")
         runs.append(c)

@@ -1,4 +1,7 @@
-"""Do the digits lie in order in a model's embedding, and does that tell which seeds find the rule?"""
+"""Do the digits lie in order in a model's embedding, and does that tell which seeds find the rule?
+
+The paper's runs, which lie beside this study; of your own ones in paper/: --out_dir=paper/digits.
+"""
 import numpy as np
 
 from config import UserError

@@ -51,8 +51,8 @@ def shares(rows: np.ndarray, test: str) -> np.ndarray:
 
 def on_diagonal(answers: str) -> float:
     """The share of held-out answers, `5+7=10 ...`, that are those to a and a, or to b and b."""
-    said = re.findall(r"(\d+)([+-])(\d+)=(\S+)", answers)
-    return np.mean([float(c) in (answer(int(x), op, int(x)) for x in (a, b)) for a, op, b, c in said])
+    equations = re.findall(r"(\d+)([+-])(\d+)=(\S+)", answers)
+    return np.mean([float(c) in (answer(int(x), op, int(x)) for x in (a, b)) for a, op, b, c in equations])
 
 
 def answers_table(heading: str, groups: dict[str, np.ndarray]) -> str:
@@ -85,7 +85,7 @@ def draw_uses(ax, groups: dict[int, np.ndarray], title: str, xlabel: str) -> Non
     for label, (test, upto, color, style) in USES.items():
         values = [100 * shares(rows, test)[:, :upto].sum(1) for rows in groups.values()]
         ax.fill_between([*groups], *zip(*map(bootstrap, values)), color=color, alpha=0.15, linewidth=0)
-        ax.plot([*groups], [one.mean() for one in values], color=color, linestyle=style, label=label,
+        ax.plot([*groups], [seeds.mean() for seeds in values], color=color, linestyle=style, label=label,
                 marker="." if len(groups) < 20 else "", linewidth=1.4)
     ax.set(xscale="log", ylim=(-3, 103), ylabel="% right", xlabel=xlabel)
     ax.set_title(title, fontsize=9)

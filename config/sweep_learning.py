@@ -16,7 +16,7 @@ runs = [dict(base=f"config/train_math_mini_{size}.py", name=f"n{size}") for size
 
 
 def draw_answers(ax, off, op, pairs):
-    """The table of an operation (N, N), a down and b across, by how far the answers are off, NaN for none;
+    """The table of an operation, a down and b across, by how far the answers (N, N) are off, NaN for none;
     what was held out is framed."""
     kinds = np.nan_to_num(np.minimum(off, 3), nan=4)
     ax.imshow(kinds, cmap=ListedColormap([color for _, color in OFF.values()]), vmin=0, vmax=4)
@@ -43,11 +43,11 @@ def draw(fig, logs):
             ax.set_title(f"{run.folder.name}: the digits in its embedding", fontsize=12)
             now, end = (digit_rows(one.embedding(), one.vocab)[0] for one in (model, last))
             draw_digits(ax, now, 12, end)
-            said = eval_as_math.numbers(eval_as_math.ask(model, model, model.seeds, [0], num_samples=1,
-                                                         temperature=0, top_k=1)[0, :, 0], ">")
-            off = abs(said - eval_as_math.answers_of(len(said))).reshape(2, model.numbers, -1)
+            texts = eval_as_math.ask(model, model, model.seeds, [0], num_samples=1, temperature=0, top_k=1)
+            off = abs(eval_as_math.numbers(texts[0, :, 0], ">") - eval_as_math.answers_of(texts.shape[1]))
             for i, op in enumerate("+-"):
-                draw_answers(fig.add_subplot(grid[1, left + i]), off[i], op, model.held_out)
+                ax = fig.add_subplot(grid[1, left + i])
+                draw_answers(ax, off.reshape(2, model.numbers, -1)[i], op, model.held_out)
         for i, (label, color) in enumerate([*OFF.values(), ("framed: held out", "none")]):
             fig.text(0.02 + 0.158 * i, 0.02, label, backgroundcolor=color, fontsize=10,
                      color="white" if label == "off by more" else "black")

@@ -30,7 +30,7 @@ def draw(fig, logs):
     place = {(run.info["config"]["n_embd"], len(run.info["held_out"])): run for run in logs}
     fig.set_size_inches(8, 4.6)
     for ax, name, title in zip(fig.subplots(1, 2, sharey=True), ("seen", "heldout"), ("seen", "held-out")):
-        draw_cells(ax, {at: 100 * accuracy(run, name)[-1].mean() for at, run in place.items()})
+        draw_cells(ax, {cell: 100 * accuracy(run, name)[-1].mean() for cell, run in place.items()})
         ax.set(xlabel="pairs held out, of 45", title=f"{title} answers right (%)")
     fig.axes[0].set_ylabel("width of the model")
     rows, columns = (sorted(set(axis)) for axis in zip(*place))
