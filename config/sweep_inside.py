@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from config import UserError
 from config.sweep_digits import model_name, runs  # noqa: F401  the same ones
 from data.as_math.prepare import answer
 from data.log import reading
@@ -95,9 +96,12 @@ def draw_uses(ax, groups: dict[int, np.ndarray], title: str, xlabel: str) -> Non
 
 def draw(fig, logs):
     """How far answers are off, and the use of the number line: of each model, through training, over size."""
-    answers = read_answers(logs[0].folder.parent / "answers")
+    answers = read_answers(folder := logs[0].folder.parent / "answers")
     files = {model_name(run): model_name(run).lower().replace(", regularised", "_wd") for run in logs}
     models = {name: answers[file] for name, file in files.items() if file in answers}
+    if "n14" not in models:
+        raise UserError(f"{folder}/n14.csv is not there; python eval_as_math.py --out_dir={logs[0].folder} "
+                        f"--all_seeds --inside={folder}/n14.csv writes it")
     sizes = dict(sorted((rows["parameters"][0], rows) for name, rows in answers.items()
                         if re.fullmatch(r"n_embd_\d+|n\d+", name)))
     # without iteration 0, which has no logarithm

@@ -211,6 +211,9 @@ def test_inside_draws_how_far_answers_are_off_and_the_line(tmp_path):
     (folder / "n14.csv").write_text(HEADER + ANSWERS[0].format(it=30, size=1456) + "\n")
     with pytest.raises(config.UserError, match="n14.csv: damaged"):
         sweep_inside.draw(Figure(), logs)
+    (folder / "n14.csv").unlink()
+    with pytest.raises(config.UserError, match="n14.csv is not there; python eval_as_math.py"):
+        sweep_inside.draw(Figure(), logs)
 
 
 def test_learning_has_a_frame_for_each_kept_checkpoint(tmp_path, monkeypatch):
