@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,25 +72,30 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started(tmp_path):
     assert child.exitcode == 143
 
 
+def making(update):
+    """An `engine.make` whose engines update by `update(engine, their own update, batches, rates)`."""
+
+    def make(*how, make=engine.make):
+        made = make(*how)
+        made.update = partial(update, made, made.update)
+        return made
+
+    return make
+
+
 @pytest.mark.parametrize("first, second, apart, code", [
     (signal.SIGUSR1, signal.SIGUSR1, 0.02, 128 + signal.SIGUSR1),
     (signal.SIGUSR2, signal.SIGTERM, 1.2, -signal.SIGTERM)], ids=["at once", "later"])
 def test_a_second_signal(tmp_path, first, second, apart, code):
     """timeout, scancel and torchrun signal a process and its group: that is one. Later it is an order."""
-    def updates_slowly():
-        engine.make = lambda *how, make=engine.make: slow(make(*how))
 
-    def slow(model):
-        def update(*how, update=model.update):
-            (tmp_path / "now").touch()
-            time.sleep(4 * apart + 0.5)
-            update(*how)
-
-        model.update = update
-        return model
+    def slowly(made, update, *how):
+        (tmp_path / "now").touch()
+        time.sleep(4 * apart + 0.5)
+        update(*how)
 
     folder = tmp_path / "run"
-    child = spawn(folder, ENDLESS, first=updates_slowly)
+    child = spawn(folder, ENDLESS, first=lambda: setattr(engine, "make", making(slowly)))
     wait_for((tmp_path / "now").exists)
     os.kill(child.pid, first)
     time.sleep(apart)
@@ -115,24 +121,17 @@ def test_ctrl_c_while_torch_is_imported_is_no_traceback(tmp_path):
 @pytest.mark.parametrize("at, number", [(13, signal.SIGINT), (20, signal.SIGTERM), (40, signal.SIGINT)])
 def test_an_interrupted_run_goes_on_unharmed(tmp_path, monkeypatch, signals, at, number):
     """Between two evaluations, where one is due, and after the last update; with dropout, two seeds."""
-    args, make = ["--num_seeds=2", "--dropout=0.1", "--max_iters=40"], engine.make
+    args, done = ["--num_seeds=2", "--dropout=0.1", "--max_iters=40"], 0
 
-    def make_and_signal(*how):
-        model, done = make(*how), 0
-        step = model.update
-
-        def step_and_signal(batches, rates):
-            nonlocal done
-            step(batches, rates)
-            done += len(batches)
-            if done == at:
-                os.kill(os.getpid(), number)
-
-        model.update = step_and_signal
-        return model
+    def signal_at(made, update, batches, rates):
+        nonlocal done
+        update(batches, rates)
+        done += len(batches)
+        if done == at:
+            os.kill(os.getpid(), number)
 
     with monkeypatch.context() as m:
-        m.setattr(engine, "make", make_and_signal)
+        m.setattr(engine, "make", making(signal_at))
         m.setattr(train_with_eval, "LOOK_EVERY_S", 0)  # after every update
         folder = train(tmp_path / "run", *args, code=128 + number if at < 40 else 0)
     assert load_checkpoint(folder / "ckpt.pt")[0]["iter_num"] == at
@@ -289,20 +288,14 @@ def test_a_diverging_run_resumed_comes_to_the_same_end(tmp_path):
 
 def test_what_is_not_finite_is_not_saved_when_a_signal_comes(tmp_path, monkeypatch, signals):
     """The last good checkpoint stays as it was."""
-    folder, make = train(tmp_path / "run", "--num_seeds=2"), engine.make
+    folder = train(tmp_path / "run", "--num_seeds=2")
     good = weights(folder)
 
-    def make_diverging(*how):
-        model = make(*how)
+    def diverge(made, *_):
+        made.state["params"][1, 3] = torch.inf
+        signal.raise_signal(signal.SIGINT)
 
-        def diverge(batches, rates):
-            model.state["params"][1, 3] = torch.inf
-            signal.raise_signal(signal.SIGINT)
-
-        model.update = diverge
-        return model
-
-    monkeypatch.setattr(engine, "make", make_diverging)
+    monkeypatch.setattr(engine, "make", making(diverge))
     with pytest.raises(UserError, match="seed 1338: the loss is not finite at iteration 2"):
         resume(folder, "--max_iters=25")
     assert torch.equal(weights(folder), good)
