@@ -9,6 +9,7 @@ Of numbers 0 .. N-1 there are 2 N^2 equations, P below: 200 of single digits.
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import config  # before numpy and torch: from then on Ctrl-C is quiet
@@ -22,7 +23,7 @@ from data import rng
 from data.as_math.prepare import equations
 from data.files import write_table
 from model import count_parameters, flatten, unflatten
-from sample import Trained, ask_run, asked, complete, distinct_texts, kept, open_model, tally
+from sample import Trained, ask_run, complete, kept, open_model, print_answers, tally
 
 INSIDE = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers".split(",")
 MOST = 200  # equations of a table that is printed, and of those with wrong answers
@@ -101,14 +102,14 @@ def digit_table(score: np.ndarray, held_out: np.ndarray, width: int) -> str:
     return "\n".join(str(a).rjust(4) + "".join(str(cell).rjust(width) for cell in row) for a, row in rows)
 
 
-def report(texts: np.ndarray, correct: np.ndarray, unit: str, pairs) -> str:
-    """What `main` prints of texts (P, N) by the `unit`: one seed's samples, or one text of each seed."""
-    (P, n), blocks = correct.shape, []
+def report(texts: np.ndarray, correct: np.ndarray, pairs) -> str:
+    """What `main` prints of texts (P, N): one seed's samples, or one text of each seed."""
+    (P, N), blocks = correct.shape, []
     held_out, addition = held_out_mask(P, pairs), np.arange(P) < P // 2
     for name, which in (("Addition a+b", addition), ("Subtraction a-b", ~addition)) if P <= MOST else ():
         score, out = (x[which].reshape(math.isqrt(P // 2), -1) for x in (correct.sum(1), held_out))
-        blocks.append(f"{name} (correct of {n} {unit}; [held-out], never shown in training)\n"
-                      + digit_table(score, out, len(str(n)) + 3))
+        blocks.append(f"{name} ([held-out], never shown in training)\n"
+                      + digit_table(score, out, len(str(N)) + 3))
     wrong = [f"  {a}{op}{b}={c}{' [held-out]' * out}: {tally(answers[~right])}"
              for (a, op, b, c, out), answers, right in zip(table(P, pairs), texts, correct)
              if not right.all()]
@@ -181,21 +182,12 @@ def look_inside(model: Trained) -> list[list]:
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate a checkpoint and print a report.
-
-    Over seeds, an equation counts as right for a seed if all its samples are.
-    """
+    """Evaluate a checkpoint and print a report."""
     inside = Key("", "file for what is answered instead, and for the use of the number line", path=True)
     args, model, texts = ask_run(argv, __doc__, ask, inside=inside)
-    correct, answers = is_correct(texts), distinct_texts(texts)
-    header = ["seed", "iter", "a", "op", "b", "answer", "held_out", "correct", "total", "answers"]
-    write_table(args["csv"], header, (
-        (*who, *equation, int(out), correct[s, i].sum(), texts.shape[2], answers[s, i])
-        for s, who in enumerate(zip(model.seeds, model.iters))
-        for i, (*equation, out) in enumerate(table(texts.shape[1], model.held_out))))
-    print(asked(args, model))
-    print(report(answers.T, correct.all(2).T, "seeds", model.held_out) if args["all_seeds"] else
-          report(texts[0], correct[0], "samples", model.held_out))
+    print_answers(args, model, texts, is_correct(texts), ["a", "op", "b", "answer", "held_out"],
+                  [(*equation, int(out)) for *equation, out in table(texts.shape[1], model.held_out)],
+                  partial(report, pairs=model.held_out))
     if args["inside"]:
         names, rows = kept(args["out_dir"]) or [args["ckpt"]], []
         print(f"looking inside {names[0]} to {names[-1]}, {len(names)} in all: some seconds each")

@@ -10,8 +10,7 @@ import numpy as np
 
 from data import rng
 from data.facts_char.prepare import capitals
-from data.files import write_table
-from sample import ask_run, asked, complete, distinct_texts, tally
+from sample import ask_run, complete, print_answers, tally
 
 
 def prompts(dataset) -> list[str]:
@@ -57,25 +56,13 @@ def report(said: np.ndarray, correct: np.ndarray) -> str:
     for (country, capital), row, right in zip(capitals(), said, correct):
         score = f"{right.sum():4} / {len(right)}"
         lines.append(f"{country:16}{capital:16}{score}  {tally(row[~right])}".rstrip())
-    t = totals(correct)
-    lines.append(f"\n{'capitals':32}{t['facts_correct']:4} / {t['facts_total']}  {t['facts_acc']:.2%}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"\n{'capitals':32}{correct.sum():4} / {correct.size}  {correct.mean():.2%}"])
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate a checkpoint and print a report.
-
-    Over seeds, a capital counts as right for a seed if all its samples are.
-    """
+    """Evaluate a checkpoint and print a report."""
     args, model, texts = ask_run(argv, __doc__, ask)
-    correct, said = is_correct(texts), distinct_texts(answers(texts))
-    header = ["seed", "iter", "country", "capital", "correct", "total", "answers"]
-    write_table(args["csv"], header,
-                ((*who, *place, correct[s, i].sum(), texts.shape[2], said[s, i])
-                 for s, who in enumerate(zip(model.seeds, model.iters))
-                 for i, place in enumerate(capitals())))
-    print(asked(args, model))
-    print(report(said.T, correct.all(2).T) if args["all_seeds"] else report(answers(texts[0]), correct[0]))
+    print_answers(args, model, answers(texts), is_correct(texts), ["country", "capital"], capitals(), report)
 
 
 if __name__ == "__main__":

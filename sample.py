@@ -2,6 +2,7 @@
   python sample.py --out_dir=results/math_mini_14 --start="<7-5" --max_new_tokens=3 --num_samples=3
 """
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from data import encode, rng
+from data.files import write_table
 from data.log import rank_folders, seeds_together
 from model import GPTConfig, flatten, forward, load_checkpoint, unflatten
 
@@ -23,7 +25,7 @@ RUN_KEYS = {  # what every tool that reads a run takes
     "model_seed": Key(-1, "which trained seed; -1 is the first", lo=-1),
     "dataset": Key("", "what a checkpoint that does not say it, nanoGPT's, was trained on"),
 }
-ASK_KEYS = {"all_seeds": Key(False, "ask every trained seed instead of model_seed alone"),
+ASK_KEYS = {"all_seeds": Key(False, "ask every trained seed; for one, an answer is right if all its samples are"),
             "csv": Key("", "file for a table of the answers; by default none is written", path=True)}
 SAMPLE_KEYS = {
     "start": Key("\n", "prompt, or FILE:prompt.txt, whose last newline is the file's, not the prompt's"),
@@ -176,12 +178,6 @@ def ask_run(argv: list[str], doc: str, ask, **more: Key) -> tuple[dict, Trained,
     return args, model, texts
 
 
-def asked(args: dict, model: Trained) -> str:
-    """Whom an evaluator's command line has asked, in words."""
-    seeds, iters = (" to ".join(map(str, sorted({min(x), max(x)}))) for x in (model.seeds, model.iters))
-    return f"{args['out_dir']}/{args['ckpt']}: seed {seeds}, iteration {iters}\n"
-
-
 def distinct_texts(texts: np.ndarray) -> np.ndarray:
     """The distinct texts, stripped, of (..., N), the most frequent first and joined by "|": (...)."""
     counts = [Counter(text.strip() for text in row) for row in texts.reshape(-1, texts.shape[-1])]
@@ -192,6 +188,22 @@ def tally(texts: np.ndarray) -> str:
     """Distinct texts, stripped, each with how often it occurs: "'12' x3, '7>' x1"."""
     unique, counts = np.unique([text.strip() for text in texts], return_counts=True)
     return ", ".join(f"{text!r} x{n}" for text, n in zip(unique.tolist(), counts))
+
+
+def print_answers(args: dict, model: Trained, texts: np.ndarray, correct: np.ndarray, columns: list[str],
+                  prompts: list[tuple], report: Callable) -> None:
+    """Print what `report(texts, correct)` says of the first seed's samples (prompts, num_samples) or, of all
+    seeds, where an answer is right if all its samples are, of (prompts, S). Before it, with `--csv`, write a
+    row for each seed and prompt, of which `columns` name the values in `prompts`.
+    """
+    said, (S, _, N) = distinct_texts(texts), texts.shape
+    write_table(args["csv"], ["seed", "iter", *columns, "correct", "total", "answers"], (
+        (*who, *prompt, correct[s, i].sum(), N, said[s, i])
+        for s, who in enumerate(zip(model.seeds, model.iters)) for i, prompt in enumerate(prompts)))
+    seeds, iters = (" to ".join(map(str, sorted({min(x), max(x)}))) for x in (model.seeds, model.iters))
+    of = f"{S} seeds" if args["all_seeds"] else f"{N} samples"
+    print(f"{args['out_dir']}/{args['ckpt']}: seed {seeds}, iteration {iters}; correct of {of}\n")
+    print(report(said.T, correct.all(2).T) if args["all_seeds"] else report(texts[0], correct[0]))
 
 
 def read_prompt(start: str) -> str:

@@ -100,7 +100,7 @@ WRONG_FILES = {
     "raises": (b"n_embd = 14\nn_head = 1 / 0\n", "line 2: ZeroDivisionError"),
     "leaves": (b"import sys\nsys.exit(3)", "SystemExit"),
     "a function": (b"def seed(): pass", "seed = <function seed"),
-    "not UTF-8": (b"n_embd = '\xff'", "SyntaxError"), "zero byte": (b"\0", "c.py"),
+    "not UTF-8": (b"n_embd = '\xff'", "SyntaxError"),
     "a study": (b"runs = [dict(n_embd=6)]", "c.py is a study: python sweep.py"),
 }
 

@@ -64,6 +64,7 @@ def oracle(wrong_on_held_out: bool = False):
         return f"{eval(prompt[1:-1]) + wrong}>"
 
     def complete(model, vocab, prompts, gens, new, num_samples, temperature, top_k, stop=""):
+        assert stop == ("\n" if prompts[0].startswith("Capital of ") else "")
         texts = [answer(prompt).ljust(new, stop or " ")[:new] for prompt in prompts]
         return np.tile(np.array(texts)[None, :, None], (len(gens), 1, num_samples))
 
@@ -155,7 +156,7 @@ def test_every_equation_is_compared_with_its_own_answer():
     correct = eval_as_math.is_correct(texts)
     assert correct[:, 0].all()
     assert correct[:, 1].sum() == 6 + 5, "5 is the answer of six additions and five subtractions"
-    shown = eval_as_math.report(texts[:, :1], correct[:, :1], "samples", ())
+    shown = eval_as_math.report(texts[:, :1], correct[:, :1], ())
     assert "100 / 100" in shown and "held out" not in shown and "[1]" not in shown
 
 
@@ -231,7 +232,7 @@ def test_over_seeds_an_equation_is_right_if_all_samples_are(monkeypatch, math_ru
     monkeypatch.setattr(eval_as_math, "complete", all_but_one(EQUATIONS.index((5, "+", 7)), "13> "))
     eval_as_math.main([f"--out_dir={math_run}", "--all_seeds", "--num_samples=3", f"--csv={tmp_path}/t.csv"])
     out = capsys.readouterr().out
-    assert "correct of 2 seeds" in out and out.count("[1]") == 1 and out.count("[2]") == 3
+    assert "iteration 20; correct of 2 seeds\n" in out and out.count("[1]") == 1 and out.count("[2]") == 3
     assert "5+7=12 [held-out]: '12>|13>' x1\n" in out and "7 / 8" in out
     assert [row["correct"] for row in table(tmp_path / "t.csv") if row["held_out"] == "1"] == [
         "3", "3", "3", "3", "2", "3", "3", "3"]

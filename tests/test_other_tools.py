@@ -8,7 +8,6 @@ import torch
 
 import data
 import eval_as_math
-import plot_results
 import sample
 import train_with_eval
 from bench import plain_logits
@@ -177,20 +176,18 @@ def test_what_the_surroundings_left_behind(math_run, tmp_path, monkeypatch):
     assert len(log(train(tmp_path / "alone", "--max_iters=0"))) == 1
 
 
-def test_a_text_without_tasks_in_a_folder_like_a_formula(tmp_path, monkeypatch, capsys):
-    """Whatever trains, every tool reads."""
+def test_a_text_without_tasks(tmp_path, monkeypatch, capsys):
+    """Whatever trains is resumed and sampled; of a long text the loss is that of some windows."""
     monkeypatch.setattr(data, "ROOT", tmp_path / "data")
     (tmp_path / "data" / "own").mkdir(parents=True)
     (tmp_path / "data" / "own" / "prepare.py").write_text(
         'TASKS = ()\ndef text():\n    return "Tyger, tyger, burning bright, in the forests " * 9')
     monkeypatch.setattr(train_with_eval, "EXACT", 400)
-    folder = train(tmp_path / "cost$5_$x", "--dataset=own", "--num_seeds=2")
+    folder = train(tmp_path / "run", "--dataset=own", "--num_seeds=2")
     assert "data/own is long: the loss is the mean over one window in 37" in capsys.readouterr().out
     assert {p.name for p in folder.glob("*.pt")} == {"ckpt.pt"}
     assert all(row["train_loss"] and not row["math_acc"] and not row["combined_acc"] for row in log(folder))
     resume(folder, "--max_iters=30")
-    plot_results.main([f"--model_folder={folder}"])
-    assert (folder / "plot.png").stat().st_size > 10_000
     capsys.readouterr()
     sample.main([f"--out_dir={folder}", "--start=Tyger", "--num_samples=2", "--max_new_tokens=30"])
     assert [len(text) for text in texts(capsys.readouterr().out)] == [35, 35]
