@@ -25,7 +25,7 @@ RUN_KEYS = {  # what every tool that reads a run takes
     "model_seed": Key(-1, "which trained seed; -1 is the first", lo=-1),
     "dataset": Key("", "what a checkpoint that does not say it, nanoGPT's, was trained on"),
 }
-ASK_KEYS = {"all_seeds": Key(False, "ask every trained seed; for one, an answer is right if all its samples are"),
+ASK_KEYS = {"all_seeds": Key(False, "ask every seed; for one, an answer is right if all its samples are"),
             "csv": Key("", "file for a table of the answers; by default none is written", path=True)}
 SAMPLE_KEYS = {
     "start": Key("\n", "prompt, or FILE:prompt.txt, whose last newline is the file's, not the prompt's"),
