@@ -23,7 +23,7 @@ from data import rng
 from data.as_math.prepare import equations
 from data.files import write_table
 from model import count_parameters, flatten, unflatten
-from sample import Trained, ask_run, complete, kept, open_model, print_answers, tally
+from sample import Trained, ask_run, complete, kept_checkpoints, open_model, print_answers, tally
 
 INSIDE = "seed,iter,parameters,test,asked,right,off_1,off_2,off_more,none,answers".split(",")
 MOST = 200  # equations of a table that is printed, and of those with wrong answers
@@ -189,7 +189,7 @@ def main(argv: list[str]) -> None:
                   [(*equation, int(out)) for *equation, out in table(texts.shape[1], model.held_out)],
                   partial(report, pairs=model.held_out))
     if args["inside"]:
-        names, rows = kept(args["out_dir"]) or [args["ckpt"]], []
+        names, rows = kept_checkpoints(args["out_dir"]) or [args["ckpt"]], []
         print(f"looking inside {names[0]} to {names[-1]}, {len(names)} in all: some seconds each")
         for name in names:
             model = open_model(args["out_dir"], name)

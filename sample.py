@@ -156,19 +156,20 @@ def complete(model, vocab: str, prompts: list[str], gens: list[np.random.Generat
     return np.ascontiguousarray(np.array(list(vocab))[tokens]).view(f"<U{new}")[..., 0]
 
 
-def kept(out_dir: str, most: int = 75) -> list[str]:
-    """The kept checkpoints of a run, ckpt_000250.pt and so on, in order: `most` at most, beside the first one
-    spaced evenly on a logarithmic scale."""
+def kept_checkpoints(out_dir: str, most: int = 75) -> list[str]:
+    """The kept checkpoints of a run, ckpt_000250.pt and so on, in order: `most` at most, the first one and,
+    of the others, those nearest to iterations spaced evenly on a logarithmic scale."""
     its = sorted(int(path.name[5:-3]) for path in rank_folders(Path(out_dir))[0].glob("ckpt_[0-9]*.pt"))
-    wanted = np.geomspace(max(its[1], 1), its[-1], most - 1) if len(its) > most else []
-    chosen = {its[0], *(min(its, key=lambda it: abs(it - near)) for near in wanted)} if len(wanted) else its
-    return [f"ckpt_{it:06}.pt" for it in sorted(chosen)]
+    if len(its) > most:
+        wanted = np.geomspace(max(its[1], 1), its[-1], most - 1)
+        its = sorted({its[0], *(min(its, key=lambda it: abs(it - near)) for near in wanted)})
+    return [f"ckpt_{it:06}.pt" for it in its]
 
 
 def ask_run(argv: list[str], doc: str, ask, **more: Key) -> tuple[dict, Trained, np.ndarray]:
-    """An evaluator's command line: (its settings, the seeds that it asks, what they say).
+    """An evaluator's command line: (its settings, the seeds that it asks, what they answer).
 
-    What they say is what `ask(model, model, seeds, iters, **sampling)` gives, (S, prompts, num_samples).
+    The answers are what `ask(model, model, seeds, iters, **sampling)` gives, (S, prompts, num_samples).
     """
     sampling = {name: KEYS[name] for name in ("num_samples", "temperature", "top_k")}
     args = config.settings(argv, RUN_KEYS | sampling | ASK_KEYS | more, doc)

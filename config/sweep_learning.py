@@ -7,7 +7,7 @@ import eval_as_math
 from config import UserError
 from config.sweep_digits import digit_rows
 from plot_results import OFF, draw_digits
-from sample import kept, open_model
+from sample import kept_checkpoints, open_model
 
 keep_every = 50
 table = False
@@ -28,7 +28,7 @@ def draw_answers(ax, off, op, pairs):
 def draw(fig, logs):
     """A frame for each kept checkpoint that all have: of the first seeds, the digits in the last checkpoint's
     first two principal components, and how far the answers are off."""
-    names = sorted(set.intersection(*({*kept(str(run.folder))} for run in logs)))
+    names = sorted(set.intersection(*({*kept_checkpoints(str(run.folder))} for run in logs)))
     if not names:
         raise UserError(f"{logs[0].folder.parent}: no kept checkpoints; remove the folder and train again")
     fig.set_layout_engine("none")
