@@ -239,13 +239,13 @@ def in_words(figures: dict) -> str:
 
 def main(argv: list[str]) -> None:
     """Time what the command line says and print the figures."""
-    given, paths = config.parse(argv, KEYS, __doc__, positional="CONFIG")
-    args, key = config.defaults(KEYS) | given, config.KEYS["num_seeds"]
+    explicit, paths = config.parse(argv, KEYS, __doc__, positional="CONFIG")
+    args, key = config.defaults(KEYS) | explicit, config.KEYS["num_seeds"]
     counts = [config.check("num_seeds", config.from_text(n, key), key, "command line")
               for n in args["num_seeds"].split(",")]
     jobs, rows = [], []
     for path, n in itertools.product(paths or ["config/train_math_mini_14.py"], counts):
-        changed = {name: value for name, value in given.items() if name in config.KEYS}
+        changed = {name: value for name, value in explicit.items() if name in config.KEYS}
         c = engine.resolve(config.read([path], __doc__)[0] | changed | {"num_seeds": n})
         dataset = data.load(c["dataset"])
         trainer.check_together(c, dataset)

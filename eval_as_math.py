@@ -157,27 +157,27 @@ def look_inside(model: Trained) -> list[list]:
     Of these two, "line" and "control", the shares are means over the digits 1 .. 8. An answer is the integer
     before `>`; `off_1` is the share of those that are wrong by 1, `none` of what is no integer.
     """
-    asked, (reader, vocab) = prompts(model), with_means(model)
-    held_out = held_out_mask(len(asked), model.held_out)
-    questions = [("held-out" if out else "seen", 0, i, asked[i]) for i, out in enumerate(held_out)]
-    questions += [(test, d, i, asked[i].replace(str(d), vocab[len(model.vocab) + k]))
+    plain, (reader, vocab) = prompts(model), with_means(model)
+    held_out = held_out_mask(len(plain), model.held_out)
+    questions = [("held-out" if out else "seen", 0, i, plain[i]) for i, out in enumerate(held_out)]
+    questions += [(test, d, i, plain[i].replace(str(d), vocab[len(model.vocab) + k]))
                   for k, (test, d, _) in enumerate(substitutions())
-                  for i, (a, _, b, *_) in enumerate(table(len(asked)))
+                  for i, (a, _, b, *_) in enumerate(table(len(plain)))
                   if (a == d) != (b == d) and max(a, b) < 10 and not held_out[i]]
-    tests, digits, which, texts = (np.array(column) for column in zip(*questions))
+    tests, digits, equation, texts = (np.array(column) for column in zip(*questions))
     gens = [rng(seed, "greedy") for seed in model.seeds]
-    new, answers = new_tokens(model), answers_of(len(asked))
-    said = numbers(complete(reader, vocab, texts.tolist(), gens, new, 1, 0, 1, stop=">")[..., 0], ">")
-    off = abs(said - answers[which])
+    new, right_answers = new_tokens(model), answers_of(len(plain))
+    answers = numbers(complete(reader, vocab, texts.tolist(), gens, new, 1, 0, 1, stop=">")[..., 0], ">")
+    off = abs(answers - right_answers[equation])
     kinds = np.stack([off == 0, off == 1, off == 2, off > 2, np.isnan(off)], axis=-1)  # (S, questions, 5)
     rows = []
     for test in dict.fromkeys(tests):
         shares = np.mean([kinds[:, (tests == test) & (digits == d)].mean(1)
                           for d in set(digits[tests == test])], axis=0)  # (S, 5)
         for s, who in enumerate(zip(model.seeds, model.iters)):
-            told = " ".join(f"{texts[i][1:]}{said[s, i]:g}" for i in np.flatnonzero(held_out))
+            heldout_answers = " ".join(f"{texts[i][1:]}{answers[s, i]:g}" for i in np.flatnonzero(held_out))
             rows.append([*who, count_parameters(model.cfg), test, (tests == test).sum(),
-                         *shares[s].round(5), told if test == "held-out" else ""])
+                         *shares[s].round(5), heldout_answers if test == "held-out" else ""])
     return rows
 
 

@@ -50,10 +50,10 @@ def totals(correct: np.ndarray, pairs=()) -> dict[str, int | float]:
             "facts_acc": float(correct.mean())}
 
 
-def report(said: np.ndarray, correct: np.ndarray) -> str:
-    """What `main` prints of answers (50, N): of one seed's samples, or one answer of each seed."""
+def report(texts: np.ndarray, correct: np.ndarray) -> str:
+    """What `main` prints of texts (50, N): of one seed's samples, or one answer of each seed."""
     lines = []
-    for (country, capital), row, right in zip(capitals(), said, correct):
+    for (country, capital), row, right in zip(capitals(), texts, correct):
         score = f"{right.sum():4} / {len(right)}"
         lines.append(f"{country:16}{capital:16}{score}  {tally(row[~right])}".rstrip())
     return "\n".join([*lines, f"\n{'capitals':32}{correct.sum():4} / {correct.size}  {correct.mean():.2%}"])

@@ -65,7 +65,7 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
         base = config.read_file(settings["base"])
         c = {key: (base | settings).get(key, default.default) for key, default in config.KEYS.items()}
         options = {k: value for k, value in settings.items() if k in data.OPTIONS or k not in KEYS}
-        c["dataset"] = data.make(c["dataset"], options, asker=source).name if options else c["dataset"]
+        c["dataset"] = data.make(c["dataset"], options, caller=source).name if options else c["dataset"]
         differs = [f"{key}_{value}" for key, value in changes.items() if key not in ("base", "num_seeds")]
         name = changes.get("name") or "_".join(differs) or base.get("out_dir", "run")
         c["out_dir"] = os.path.normpath(f"{settings['out_dir']}/{name}")  # of ../name: beside out_dir
@@ -167,7 +167,7 @@ def draw(study: dict, logs: list[RunLog]) -> None:
     texts = [table(Path(folder).name, logs)] if study["table"] else []
     if "draw" in study:
         fig = Figure(figsize=(8, 7), layout="constrained")
-        with config.own_code(study["draw"].__code__.co_filename):
+        with config.user_code(study["draw"].__code__.co_filename):
             drawn = study["draw"](fig, logs)  # text, nothing, or frames
             if film := isgenerator(drawn):
                 plots.save_film(fig, drawn, Path(f"{folder}.gif"))

@@ -126,12 +126,12 @@ def from_text(text: str, key: Key) -> object:
 
 
 def parse(argv: list[str], keys: dict[str, Key], description: str, positional="") -> tuple[dict, list[str]]:
-    """Read a command line: ({key: value} of the keys given, the positional arguments).
+    """Read a command line: (the values of the keys that it sets, the positional arguments).
 
     Takes `--key=value`, `--key value`, and a bare `--key` as True for a yes-or-no key; `--help` prints every
     key and leaves. Raises UserError for an unknown key, a value that will not do, or a stray argument.
     """
-    given, paths, rest = {}, [], list(argv)
+    values, paths, rest = {}, [], list(argv)
     while rest:
         word = rest.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
@@ -148,8 +148,8 @@ def parse(argv: list[str], keys: dict[str, Key], description: str, positional=""
         if not equals:
             bare = isinstance(keys[name].default, bool) and rest[:1] not in (["True"], ["False"])
             text = "True" if bare else rest.pop(0) if rest else ""
-        given[name] = check(name, from_text(text, keys[name]), keys[name], "command line")
-    return given, paths
+        values[name] = check(name, from_text(text, keys[name]), keys[name], "command line")
+    return values, paths
 
 
 def defaults(keys: dict[str, Key]) -> dict:
@@ -163,7 +163,7 @@ def settings(argv: list[str], keys: dict[str, Key], description: str) -> dict:
 
 
 @contextlib.contextmanager
-def own_code(source: str):
+def user_code(source: str):
     """Around code of the user's own, from the file `source`: what it raises becomes a UserError."""
     try:
         yield
@@ -178,8 +178,8 @@ def own_code(source: str):
 
 def execute(path: str) -> dict:
     """Run the user's own Python file and return the names it defines."""
-    names = {"__file__": path, "__name__": "own_code"}
-    with own_code(path):
+    names = {"__file__": path, "__name__": "user_code"}
+    with user_code(path):
         exec(compile(Path(path).read_bytes(), path, "exec"), names)  # of bytes: it may begin with a BOM
     return names
 
@@ -193,23 +193,23 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
         known = sorted(Path("config").glob("[!_]*.py"))
         raise UserError(f"there is no config file {path}{nearest(path, known)}; expected one such as "
                         "config/train_math_mini_14.py")
-    given, names = {}, execute(path)
+    values, names = {}, execute(path)
     if "runs" in names and "runs" not in keys:
         raise UserError(f"{path} is a study: python sweep.py {path}")
     for name, value in names.items():
         if name in keys:
-            given[name] = check(name, value, keys[name], path)
+            values[name] = check(name, value, keys[name], path)
         elif not (name.startswith("_") or name.isupper() or isinstance(value, ModuleType) or callable(value)):
             raise UserError(f"{path}: unknown key {name}{nearest(name, keys)}; begin your own names with _")
-    return given
+    return values
 
 
 def read(argv: list[str], description: str) -> tuple[dict, dict]:
-    """A training command line's config (defaults, then config files, then keys), and what was given."""
-    on_line, paths = parse(argv, KEYS, description, positional="CONFIG")
-    sources = [*(read_file(path) for path in paths), on_line]  # the later wins
-    given = {name: value for source in sources for name, value in source.items()}
-    return defaults(KEYS) | given, given
+    """A training command line's config (defaults, then config files, then keys), and what they set."""
+    command_line, paths = parse(argv, KEYS, description, positional="CONFIG")
+    sources = [*(read_file(path) for path in paths), command_line]  # the later wins
+    explicit = {name: value for source in sources for name, value in source.items()}
+    return defaults(KEYS) | explicit, explicit
 
 
 class Stream:

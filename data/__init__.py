@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import config
-from config import Key, UserError, check, execute, from_text, nearest, own_code, parse
+from config import Key, UserError, check, execute, from_text, nearest, parse, user_code
 from data.files import replace_file, writing
 
 ROOT = Path(__file__).resolve().parent
@@ -104,7 +104,7 @@ def pairs_of(value: object, source: str, numbers: int = 10) -> Pairs:
 def read(source: str) -> tuple[dict, dict[str, Key]]:
     """data/`source`/prepare.py: the names that it defines, and the options of its text()."""
     names = execute(os.path.relpath(ROOT / source / "prepare.py"))
-    with own_code(names["__file__"]):
+    with user_code(names["__file__"]):
         parameters = inspect.signature(names["text"]).parameters
     keys = {name: replace(OPTIONS.get(name, Key("", "of its text()")), default=p.default)
             for name, p in parameters.items() if type(p.default) in (bool, int, float, str)}
@@ -134,24 +134,24 @@ def origin(name: str) -> tuple[str, dict]:
                     f"and what their prepare.py makes; no data/{name}/meta.json says so of this one")
 
 
-def make(source: str, options: dict, name: str = "", asker: str = "") -> Dataset:
+def make(source: str, options: dict, name: str = "", caller: str = "") -> Dataset:
     """What data/`source`/prepare.py makes of these options, by default under a name that spells them:
     as_math_3-8_2-6, as_math_20_5pct.
 
-    Raises UserError for whatever is wrong there, naming the file, or with `options`, naming the `asker`.
+    Raises UserError for whatever is wrong there, naming the file, or with `options`, naming the `caller`.
     """
     names, keys = read(source)
     path, tasks = names["__file__"], names.get("TASKS")
     if not isinstance(tasks, tuple | list) or not all(task in TASKS for task in tasks):
         raise UserError(f"{path}: TASKS = {tasks!r:.80} will not do; expected a tuple of some of {TASKS}")
-    asker = asker or path
+    caller = caller or path
     for key in options.keys() - keys:
-        raise UserError(f"{asker}: unknown key {key}{nearest(key, [*keys, *config.KEYS])}; options of "
+        raise UserError(f"{caller}: unknown key {key}{nearest(key, [*keys, *config.KEYS])}; options of "
                         f"{source}: {', '.join(keys) or 'none'}")
-    full = {key: check(key, options.get(key, keys[key].default), keys[key], asker) for key in keys}
+    full = {key: check(key, options.get(key, keys[key].default), keys[key], caller) for key in keys}
     numbers = full.get("numbers", 10)
-    pairs = pairs_of(full.get("held_out", ()), f"{asker}: held_out", numbers)
-    with own_code(path):
+    pairs = pairs_of(full.get("held_out", ()), f"{caller}: held_out", numbers)
+    with user_code(path):
         train = names["text"](**full)
         val = names["val_text"](**full) if "val_text" in names else train
         for text in (train, val):
@@ -198,10 +198,10 @@ def prepare(source: str, argv: list[str]) -> None:
     name = options.pop("name", "")
     if name and not options:
         raise UserError(f"--name is for a variant; give an option too, one of {', '.join(keys)}")
-    dataset, taken = make(source, options, name, "command line"), False
+    dataset, in_use = make(source, options, name, "command line"), False
     with suppress(UserError):  # that there is none of the name
-        taken = origin(dataset.name) != (source, options)
-    if taken or not re.fullmatch(r"\w[\w.-]*", dataset.name):
+        in_use = origin(dataset.name) != (source, options)
+    if in_use or not re.fullmatch(r"\w[\w.-]*", dataset.name):
         raise UserError(f"--name={dataset.name} will not do; expected a plain folder's that no other dataset "
                         "has")
     write(dataset)
