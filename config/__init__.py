@@ -198,7 +198,8 @@ def read_file(path: str, keys: dict[str, Key] = KEYS) -> dict:
         raise UserError(f"{path} is a study: python sweep.py {path}")
     for name, value in names.items():
         if name in keys:
-            values[name] = check(name, value, keys[name], path)
+            with user_code(path):  # a value may be any object, and too long to print
+                values[name] = check(name, value, keys[name], path)
         elif not (name.startswith("_") or name.isupper() or isinstance(value, ModuleType) or callable(value)):
             raise UserError(f"{path}: unknown key {name}{nearest(name, keys)}; begin your own names with _")
     return values

@@ -101,6 +101,7 @@ WRONG_FILES = {
     "leaves": (b"import sys\nsys.exit(3)", "SystemExit"),
     "a function": (b"def seed(): pass", "seed = <function seed"),
     "not UTF-8": (b"n_embd = '\xff'", "SyntaxError"),
+    "a number too long to print": (b"n_embd = 10 ** 5000", "c.py: ValueError: .* digits"),
     "a study": (b"runs = [dict(n_embd=6)]", "c.py is a study: python sweep.py"),
 }
 
