@@ -3,7 +3,7 @@ import numpy as np
 
 import eval_as_math
 from data.stats import mean_and_range
-from plot_results import HELDOUT, HELDOUT_LEVELS, SEEN, accuracy, draw_cells
+from plot_results import GREY, HELDOUT, HELDOUT_LEVELS, SEEN, accuracy, draw_cells
 
 held_out = "5%"
 eval_interval = 2000
@@ -31,66 +31,76 @@ WIDTH = 28
 def draw(fig, logs):
     """The plane of numbers and parameters; beside it one width, and the same with exposures made equal."""
     fig.set_size_inches(9, 5)
-    left, right = fig.subplots(1, 2, width_ratios=(3, 2))
+    plane, width = fig.subplots(1, 2, width_ratios=(3, 2))
     cells = [run for run in logs if not run.folder.name.endswith("_exposure")]
-    at = [(run.info["parameters"], TRAINED[run.info["numbers"]]) for run in cells]
+    parameters = np.array([run.info["parameters"] for run in cells])
+    equations = np.array([TRAINED[run.info["numbers"]] for run in cells])
     seen, unseen = (np.array([accuracy(run, name)[-1].mean() for run in cells])
                     for name in ("seen", "heldout"))
-    draw_cells(left, dict(zip(at, 100 * unseen)),
-               {cell: f"{100 * b:.0f}\n({100 * a:.0f})" for cell, a, b in zip(at, seen, unseen)})
+    places = [*zip(parameters, equations)]
+    draw_cells(plane, dict(zip(places, 100 * unseen)),
+               {place: f"{100 * b:.0f}\n({100 * a:.0f})" for place, a, b in zip(places, seen, unseen)})
     numbers = {TRAINED[run.info["numbers"]]: run.info["numbers"] for run in cells}
     widths = {run.info["parameters"]: run.info["config"]["n_embd"] for run in cells}
-    left.set_xticks(range(len(numbers)), [f"{numbers[n]}\n({n:,})" for n in sorted(numbers)])
-    left.set_yticks(range(len(widths)), [f"{n:,}\n({widths[n]})" for n in sorted(widths)])
-    left.set(xlabel="numbers (equations trained on)", ylabel="parameters (width of the model)",
-             title="Held-out answers right (%),\nin brackets seen ones")
+    plane.set_xticks(range(len(numbers)), [f"{numbers[n]}\n({n:,})" for n in sorted(numbers)])
+    plane.set_yticks(range(len(widths)), [f"{n:,}\n({widths[n]})" for n in sorted(widths)])
+    plane.set(xlabel="numbers (equations trained on)", ylabel="parameters (width of the model)",
+              title="Held-out answers right (%),\nin brackets seen ones")
     narrow = sorted((run for run in cells if run.info["config"]["n_embd"] == WIDTH),
                     key=lambda run: run.info["numbers"])
     equal = [run for run in narrow if run.info["numbers"] == 10] + [run for run in logs if run not in cells]
-    return draw_line(left, np.array(at).T, unseen) + draw_width(right, narrow, equal)
+    return draw_ridge(plane, parameters, equations, unseen) + draw_width(width, narrow, equal)
 
 
-def fit(x, right):
-    """c and R^2 of right = 1 / (1 + (x / c)^k), both (cells,), by least squares on a grid, c as far as x."""
-    c, k = np.meshgrid(np.geomspace(x.min(), x.max(), 300), np.linspace(-16, 16, 129))
-    errors = ((right - 1 / (1 + (x / c[..., None]) ** k[..., None])) ** 2).sum(-1)
+def ridge(x, right):
+    """c, h and R^2 of right = h exp(-ln(x / c)^2 / 2 s^2), both (cells,), by least squares: c and s on a
+    grid, h the best for these."""
+    c, s = (grid[..., None] for grid in np.meshgrid(np.geomspace(x.min(), x.max(), 200),
+                                                    np.geomspace(0.2, 5, 60)))
+    curve = np.exp(-np.log(x / c) ** 2 / (2 * s ** 2))  # (60, 200, cells)
+    h = (curve * right).sum(-1, keepdims=True) / (curve ** 2).sum(-1, keepdims=True)
+    errors = ((right - h * curve) ** 2).sum(-1)
     best = np.unravel_index(errors.argmin(), errors.shape)
-    return c[best], 1 - errors[best] / ((right - right.mean()) ** 2).sum()
+    return c[best].item(), h[best].item(), 1 - errors[best] / ((right - right.mean()) ** 2).sum()
 
 
-def draw_line(ax, at, right) -> str:
-    """The line parameters = c x equations at which half of the answers are right, if it explains half of the
-    differences between cells; at (2, cells) are both. Returns what it explains."""
+def draw_ridge(ax, parameters, equations, right) -> str:
+    """The line parameters = c x equations on which most answers are right, if it explains half of the
+    differences between cells; all (cells,). Returns what it explains."""
     if len(right) < 10 or np.ptp(right) == 0:
         return f"{len(right)} cells are too few, or too alike, for a line.\n"
-    (c, share), alone = fit(at[0] / at[1], right), [fit(one, right)[1] for one in at]
-    if share >= 0.5:
-        rows, columns = map(np.unique, at)
+    c, h, explained = ridge(parameters / equations, right)
+    if explained >= 0.5:
+        rows, columns = np.unique(parameters), np.unique(equations)
         x = np.geomspace(*columns[[0, -1]], 200)
         x = x[(c * x >= rows[0]) & (c * x <= rows[-1])]
         ax.plot(np.interp(np.log(x), np.log(columns), range(len(columns))),
                 np.interp(np.log(c * x), np.log(rows), range(len(rows))), color="#EE3377", linewidth=2,
                 label=f"parameters = {c:.3g} x equations")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
-    return (f"The share of held-out answers right as 1 / (1 + (x / c)^k), by least squares over {len(right)} "
-            f"cells:\nR^2 = {share:.2f} of x = parameters / equations, with c = {c:.3g}; {alone[0]:.2f} of x "
-            f"= parameters, {alone[1]:.2f} of x = equations.\n")
+    return (f"The share of held-out answers right as h exp(-ln(x / c)^2 / 2 s^2), by least squares over "
+            f"{len(right)} cells\n(the form was chosen when 15 had been seen): R^2 = {explained:.2f} of x = "
+            f"parameters / equations, with c = {c:.3g}\nand h = {100 * h:.0f}%; "
+            f"{ridge(parameters, right)[2]:.2f} of x = parameters, {ridge(equations, right)[2]:.2f} of x = "
+            "equations.\n")
 
 
 def draw_width(ax, narrow, equal) -> str:
     """Of one width seen answers, held-out ones, and these within 1, over numbers. Says the last."""
-    said = []
+    texts, labels = [], ("seen", "held-out", "held-out within 1")
+    colors = (SEEN, HELDOUT, HELDOUT_LEVELS["half or more"][1])
     for runs, name, style in ((narrow, "", "o-"), (equal, ", equal exposure", "s--")):
-        x, near = [run.info["numbers"] for run in runs], [*map(within_1, runs)]
-        said += [f"{n} numbers{name} {mean_and_range(seeds)}%" for n, seeds in zip(x, near)]
+        numbers, near = [run.info["numbers"] for run in runs], [*map(within_1, runs)]
+        texts += [f"{n} numbers{name} {mean_and_range(seeds)}%" for n, seeds in zip(numbers, near)]
         seen, unseen = ([accuracy(run, of)[-1] for run in runs] for of in ("seen", "heldout"))
-        for shares, label, color in ((seen, "seen", SEEN), (unseen, "held-out", HELDOUT),
-                                     (near, "held-out within 1", HELDOUT_LEVELS["half or more"][1])):
-            ax.plot(x, [100 * seeds.mean() for seeds in shares], style, color=color, label=label + name)
+        for shares, label, color in zip((seen, unseen, near), labels, colors):
+            ax.plot(numbers, [100 * seeds.mean() for seeds in shares], style, color=color,
+                    label=label if runs is narrow else "")
+    ax.plot([], [], "s--", color=GREY, label="each equation shown as often as of 10 numbers")
     ax.set(ylim=(-5, 105), xlabel="numbers", ylabel="answers right (%)", title=f"Width {WIDTH}")
     ax.grid(color="#DDDDDD", linewidth=0.6)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=9)
-    return f"Width {WIDTH}, held-out answers within 1, mean (lowest to highest): {'; '.join(said)}.\n"
+    return f"Width {WIDTH}, held-out answers within 1, mean (lowest to highest): {'; '.join(texts)}.\n"
 
 
 def within_1(run):
