@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from config import Key
-from data import rng
+from data import encode, rng
 from data.as_math.prepare import equations
 from data.files import write_table
 from model import count_parameters, flatten, unflatten
@@ -143,8 +143,9 @@ def with_means(model: Trained) -> tuple[Reader, str]:
     """The model with a character more to read for each of `substitutions()`, whose embedding is the mean of
     those two digits'; and its vocabulary with these. What it says and its own digits stay as they are."""
     name, weights = "transformer.wte.weight", unflatten(model.params, model.cfg)
-    pairs = [[model.vocab.index(str(digit)) for digit in pair] for _, _, pair in substitutions()]
-    more = torch.cat([weights[name], weights[name][:, torch.tensor(pairs)].mean(2)], dim=1)
+    ids = torch.from_numpy(encode("0123456789", model.vocab, "--inside, which replaces digits,")).long()
+    pairs = [ids[list(pair)] for _, _, pair in substitutions()]
+    more = torch.cat([weights[name], weights[name][:, torch.stack(pairs)].mean(2)], dim=1)
     cfg = replace(model.cfg, vocab_size=more.shape[1])
     vocab = model.vocab + "".join(map(chr, range(0xE000, 0xE000 + len(pairs))))  # private characters
     return Reader(**vars(model) | {"params": flatten(weights | {name: more}, cfg), "cfg": cfg}), vocab
@@ -190,7 +191,7 @@ def main(argv: list[str]) -> None:
                   partial(report, pairs=model.held_out))
     if args["inside"]:
         names, rows = kept_checkpoints(args["out_dir"]) or [args["ckpt"]], []
-        print(f"looking inside {names[0]} to {names[-1]}, {len(names)} in all: some seconds each")
+        print(f"looking inside {' to '.join(sorted({names[0], names[-1]}))}: some seconds each")
         for name in names:
             model = open_model(args["out_dir"], name)
             rows += look_inside(model if args["all_seeds"] else model.only(args["model_seed"]))

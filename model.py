@@ -215,7 +215,8 @@ def checked(ckpt: dict, of_data: dict) -> tuple[dict, GPTConfig]:
     """
     ckpt = {"numbers": 10, "held_out": ()} | of_data | (ckpt if "seeds" in ckpt else from_nanogpt(ckpt))
     weights, seeds, vocab, _ = (ckpt[name] for name in ("model", "seeds", "vocab", "iter_num"))
-    cfg = GPTConfig(**ckpt["model_args"])
+    args = ckpt["model_args"]
+    cfg = GPTConfig(**{name: args[name] for name in args | MODEL_ARGS})  # neither more nor less
     for name, key in MODEL_ARGS.items():
         check(name, getattr(cfg, name), key, "its model_args")
     meant = {name: (len(seeds), *shape) for name, shape in shapes(cfg).items()}

@@ -5,6 +5,7 @@ Writes grid_math.png, grid_facts.png, grid_combined.png and tables.md into root_
 run's folder there; with --wd those of the regularised runs, under names that end in _wd. A run that is not
 under root_dir is read from results/.
 """
+import sys
 from pathlib import Path
 
 import config
@@ -75,7 +76,7 @@ def score_cells(run: RunLog, operation: str) -> list[str]:
     heldout = scores[-1]
     seeds = (heldout[-1] == 1, heldout[best, range(n)] == 1, heldout[-1] > 0, (heldout > 0).any(axis=0))
     return [*(" · ".join(map(percent, column)) for column in columns),
-            *(share_of(which.sum(), n) for which in seeds if operation != "facts")]
+            *(share_of(which.sum(), n) for which in seeds if operation != "facts" and run.info["held_out"])]
 
 
 def tables(runs: dict[str, Runs], end: str) -> str:
@@ -129,6 +130,8 @@ def main(argv: list[str]) -> None:
     if not root.is_dir():
         raise UserError(f"--root_dir={root}: no such folder; expected one with runs such as math_mini_14")
     runs = find_runs(root, end)
+    if not any(run and run.folder.parent == root for of_model in runs.values() for run in of_model.values()):
+        print(f"{root} has no run of the paper: all are read from results/", file=sys.stderr)
     figures = {root / f"{name}{end}.png": draw_grid(operation, runs[operation])
                for operation, name in FIGURES.items()}
     figures |= {run.folder / "plot.png": plots.run_figure(run, run.info["tasks"])

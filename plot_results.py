@@ -64,7 +64,8 @@ def find_log(folder: Path) -> RunLog | None:
 
 
 def accuracy(run: RunLog, name: str) -> np.ndarray:
-    """Share of right answers in `add`, `sub`, `seen`, `heldout`, `facts` or `combined`: (N, S)."""
+    """Share of right answers in `add`, `sub`, `seen`, `heldout`, `facts` or `combined`: (N, S), NaN where
+    nothing was asked."""
     if name == "combined":
         return run.columns["combined_acc"]
     if name == "seen":
@@ -72,7 +73,7 @@ def accuracy(run: RunLog, name: str) -> np.ndarray:
                         run.columns[f"heldout_{kind}"] for kind in ("correct", "total"))
     else:
         right, asked = (run.columns[f"{name}_{kind}"] for kind in ("correct", "total"))
-    return right / asked
+    return np.divide(right, asked, out=np.full_like(right, np.nan), where=asked != 0)
 
 
 def loss_cells(run: RunLog) -> list[str]:

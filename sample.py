@@ -159,7 +159,8 @@ def complete(model, vocab: str, prompts: list[str], gens: list[np.random.Generat
 def kept_checkpoints(out_dir: str, most: int = 75) -> list[str]:
     """The kept checkpoints of a run, ckpt_000250.pt and so on, in order: `most` at most, the first one and,
     of the others, those nearest to iterations spaced evenly on a logarithmic scale."""
-    its = sorted(int(path.name[5:-3]) for path in rank_folders(Path(out_dir))[0].glob("ckpt_[0-9]*.pt"))
+    names = [path.stem[5:] for path in rank_folders(Path(out_dir))[0].glob("ckpt_*.pt")]
+    its = sorted(int(name) for name in names if name.isdecimal())
     if len(its) > most:
         wanted = np.geomspace(max(its[1], 1), its[-1], most - 1)
         its = sorted({its[0], *(min(its, key=lambda it: abs(it - near)) for near in wanted)})

@@ -46,6 +46,17 @@ trained the run, added up.
 """
 
 
+def variant(name: str, options: dict, source: str) -> str:
+    """The name of a dataset with other options. Raises UserError, naming the `source` that asks for them, if
+    they will not do, or if that name could be read in another way."""
+    prepared, old = data.origin(name)
+    dataset = data.make(prepared, old | options, caller=source)
+    if data.origin(dataset.name) != (prepared, old | options):
+        raise UserError(f"{source}: {dataset.name} could have other options; prepare it under a --name of "
+                        f"its own, python data/{prepared}/prepare.py, and set dataset to that")
+    return dataset.name
+
+
 def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
     """The settings of a study, by its file and the command line, and the effective config of each run.
 
@@ -65,7 +76,7 @@ def read_study(path: str, on_line: dict) -> tuple[dict, list[dict]]:
         base = config.read_file(settings["base"])
         c = {key: (base | settings).get(key, default.default) for key, default in config.KEYS.items()}
         options = {k: value for k, value in settings.items() if k in data.OPTIONS or k not in KEYS}
-        c["dataset"] = data.make(c["dataset"], options, caller=source).name if options else c["dataset"]
+        c["dataset"] = variant(c["dataset"], options, source) if options else c["dataset"]
         differs = [f"{key}_{value}" for key, value in changes.items() if key not in ("base", "num_seeds")]
         name = changes.get("name") or "_".join(differs) or base.get("out_dir", "run")
         c["out_dir"] = os.path.normpath(f"{settings['out_dir']}/{name}")  # of ../name: beside out_dir
@@ -192,11 +203,13 @@ def main(argv: list[str]) -> int:
     if not study["plot"] and (code := train(runs)):
         print(f"stopped; go on with:\npython sweep.py {shlex.join(argv)}", file=sys.stderr)
         return code
-    logs = [run for c in runs if last_iter(run := read_log(c)) == c["max_iters"]]
+    logs = [run for c in runs if last_iter(run := read_log(c)) >= c["max_iters"]]
+    if study["plot"] and not logs:
+        raise UserError(f"no run in {study['out_dir']} is done; train them first: python sweep.py {path}")
     if len(logs) < len(runs):
         print(f"{len(runs) - len(logs)} of {len(runs)} runs are not done" +
               "; who trains the last of them draws" * (not study["plot"]))
-    if logs and (study["plot"] or len(logs) == len(runs)):
+    if study["plot"] or len(logs) == len(runs):
         draw(study, logs)
     return 0
 

@@ -145,7 +145,7 @@ def loop(run: Run, dataset: data.Dataset, signals: Signals) -> int:
                 if last or time.perf_counter() - saved > SAVE_EVERY_S:
                     run.save()
                     saved = time.perf_counter()
-                run.log(evaluate(run.engine, dataset, run.seeds, run.iter_num, c))
+                run.add_rows(evaluate(run.engine, dataset, run.seeds, run.iter_num, c))
                 bar.set_postfix_str(summary(run.rows))
                 if bar.disable:
                     print(plain_line(run, run.iter_num - first, time.perf_counter() - began), file=sys.stderr)

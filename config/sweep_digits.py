@@ -68,7 +68,8 @@ def draw(fig, logs):
         groups = {name: np.full(len(right), True)}
         if right.any() and not right.all():
             p = permutation_test(order, right)
-            groups |= {f"{name}, all held-out right": right, f"{name}, others: p = {p:.2g}": ~right}
+            groups |= {f"{name}, all held-out right": right,
+                       f"{name}, others (difference: p = {p:.2g})": ~right}
         for group, chosen in groups.items():
             orders[f"{group} ({chosen.sum()})"] = order[chosen]
             cells.append([group, str(chosen.sum()), mean_and_range(order[chosen], "{:.3f}".format),

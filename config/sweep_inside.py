@@ -32,7 +32,8 @@ equations of which exactly one operand is that digit. Mean over digits first.
 
 
 def read_answers(folder: Path) -> dict[str, np.ndarray]:
-    """What `eval_as_math.py --inside` wrote into `folder`: the rows of each file, by its name.
+    """What `eval_as_math.py --inside` wrote into `folder`: the rows of each file, by its name; each seed's
+    last ones, but of files training_*.csv all.
 
     Raises UserError if one is damaged.
     """
@@ -42,6 +43,9 @@ def read_answers(folder: Path) -> dict[str, np.ndarray]:
             files[path.stem] = rows = np.genfromtxt(path, None, delimiter=",", names=True, encoding="utf-8")
             if {*rows["test"]} != {*TESTS}:
                 raise ValueError("it lacks a test")
+            if not path.stem.startswith("training_"):
+                last = [rows["iter"][rows["seed"] == seed].max() for seed in rows["seed"]]
+                files[path.stem] = rows[rows["iter"] == last]
     return files
 
 
@@ -88,7 +92,7 @@ def draw_uses(ax, groups: dict[int, np.ndarray], title: str, xlabel: str) -> Non
         ax.fill_between([*groups], *zip(*map(bootstrap, values)), color=color, alpha=0.15, linewidth=0)
         ax.plot([*groups], [seeds.mean() for seeds in values], color=color, linestyle=style, label=label,
                 marker="." if len(groups) < 20 else "", linewidth=1.4)
-    ax.set(xscale="log", ylim=(-3, 103), ylabel="% right", xlabel=xlabel)
+    ax.set(xscale="log", ylim=(-3, 103), ylabel="% of answers", xlabel=xlabel)
     ax.set_title(title, fontsize=9)
     ax.tick_params(which="minor", labelbottom=False)
     ax.grid(color="#DDDDDD", linewidth=0.6)
@@ -100,8 +104,8 @@ def draw(fig, logs):
     files = {model_name(run): model_name(run).lower().replace(", regularised", "_wd") for run in logs}
     models = {name: answers[file] for name, file in files.items() if file in answers}
     if "n14" not in models:
-        raise UserError(f"{folder}/n14.csv is not there; python eval_as_math.py --out_dir={logs[0].folder} "
-                        f"--all_seeds --inside={folder}/n14.csv writes it")
+        raise UserError(f"{folder}/n14.csv is not there; python eval_as_math.py --all_seeds --out_dir="
+                        f"{folder.parent}/math_mini_14 --inside={folder}/n14.csv writes it")
     sizes = dict(sorted((rows["parameters"][0], rows) for name, rows in answers.items()
                         if re.fullmatch(r"n_embd_\d+|n\d+", name)))
     # without iteration 0, which has no logarithm

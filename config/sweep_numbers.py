@@ -76,7 +76,7 @@ def draw_ridge(ax, parameters, equations, right) -> str:
         x = x[(c * x >= rows[0]) & (c * x <= rows[-1])]
         ax.plot(np.interp(np.log(x), np.log(columns), range(len(columns))),
                 np.interp(np.log(c * x), np.log(rows), range(len(rows))), color="#EE3377", linewidth=2,
-                label=f"parameters = {c:.3g} x equations")
+                label=f"most held-out answers right: {c:.2g} parameters an equation")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     return (f"The share of held-out answers right as h exp(-ln(x / c)^2 / 2 s^2), by least squares over "
             f"{len(right)} cells\n(the form was chosen when 15 had been seen): R^2 = {explained:.2f} of x = "
@@ -97,7 +97,8 @@ def draw_width(ax, narrow, equal) -> str:
             ax.plot(numbers, [100 * seeds.mean() for seeds in shares], style, color=color,
                     label=label if runs is narrow else "")
     ax.plot([], [], "s--", color=GREY, label="each equation shown as often as of 10 numbers")
-    ax.set(ylim=(-5, 105), xlabel="numbers", ylabel="answers right (%)", title=f"Width {WIDTH}")
+    ax.set(ylim=(-5, 105), xlabel="numbers", ylabel="answers right (%)",
+           title=f"Width {WIDTH}, by the size of the table")
     ax.grid(color="#DDDDDD", linewidth=0.6)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=9)
     return f"Width {WIDTH}, held-out answers within 1, mean (lowest to highest): {'; '.join(texts)}.\n"

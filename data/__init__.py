@@ -119,7 +119,7 @@ def origin(name: str) -> tuple[str, dict]:
     sources = sorted(path.parent.name for path in ROOT.glob("*/prepare.py"))
     if name in sources:
         return name, {}
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         meta = json.loads((ROOT / name / "meta.json").read_bytes())
         if meta["source"] in sources:
             return meta["source"], meta["options"]
@@ -146,7 +146,7 @@ def make(source: str, options: dict, name: str = "", caller: str = "") -> Datase
         raise UserError(f"{path}: TASKS = {tasks!r:.80} will not do; expected a tuple of some of {TASKS}")
     caller = caller or path
     for key in options.keys() - keys:
-        raise UserError(f"{caller}: unknown key {key}{nearest(key, [*keys, *config.KEYS])}; options of "
+        raise UserError(f"{caller}: unknown key {key}{nearest(str(key), [*keys, *config.KEYS])}; options of "
                         f"{source}: {', '.join(keys) or 'none'}")
     full = {key: check(key, options.get(key, keys[key].default), keys[key], caller) for key in keys}
     numbers = full.get("numbers", 10)

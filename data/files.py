@@ -48,6 +48,8 @@ def table(rows: Iterable) -> bytes:
 def write_table(path: str, header: list[str], rows: Iterable) -> None:
     """Write a table as CSV, at once or not at all, and say so; nothing if there is no `path`."""
     if path:
+        with writing(Path(path)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         replace_file(Path(path), table([header, *rows]))
         print(f"wrote {path}")
 
@@ -57,7 +59,7 @@ class Locked(UserError):
 
 
 class Lock:
-    """`with Lock(folder) as lock`: no other process trains in `folder`, which is made if it is not there.
+    """`with Lock(folder)`: no other process trains in `folder`, which is made if it is not there.
 
     The file `lock` in it is locked and holds our process id; the system unlocks it however we end. At the end
     it is removed, and the folders that were made for it if nothing else lies there. Raises Locked if another
@@ -76,9 +78,8 @@ class Lock:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.file = open(self.path, "a+b", buffering=0)
                 self.lock()
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno())):
-                        break
+                if self.is_there():
+                    break
                 self.file.close()
             self.file.truncate(0)
             self.file.write(str(os.getpid()).encode())
@@ -99,8 +100,15 @@ class Lock:
         except OSError as e:
             print(f"warning: no file locks here ({e}): nothing prevents a second run in {self.folder}")
 
+    def is_there(self) -> bool:
+        """Whether the open file is still the one in the folder."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
+        return False
+
     def __exit__(self, *_):
         with self.file, suppress(OSError):  # removed while it is held; a folder that holds more stays
-            self.path.unlink()
+            if self.is_there():
+                self.path.unlink()
             for folder in self.made:
                 folder.rmdir()

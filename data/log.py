@@ -79,6 +79,8 @@ def read_info(path: Path) -> dict:
         seeds, tasks = info["seeds"], info["tasks"]
         if {*map(type, seeds)} != {int} or len({*seeds}) < len(seeds) or not {*tasks} <= {*SCORES}:
             raise ValueError("its seeds or tasks are not such as train_with_eval.py writes")
+        if lacking := {"parameters", "device", "data_sha256", "loss_floor", "rule_loss"} - info.keys():
+            raise KeyError(min(lacking))
         config.check("max_iters", info["config"]["max_iters"], CELLS["iter"], path)
         pairs_of(info["held_out"], f"{path}: held_out", info["numbers"])
         return info
@@ -94,9 +96,12 @@ def read_rows(path: Path) -> list[dict]:
     rows = []
     for number, line in enumerate(lines, start=2):
         with reading(source := f"{path}, line {number}"):
-            cells = zip(CELLS.items(), line.split(","), strict=True)
+            texts = line.split(",")
+            if len(texts) != len(COLUMNS):
+                raise ValueError(f"{len(texts)} values, expected {len(COLUMNS)}")
             rows.append({name: config.check(name, config.from_text(text, key), key, source)
-                         if text or name in NEVER_EMPTY else "" for (name, key), text in cells})
+                         if text or name in NEVER_EMPTY else ""
+                         for (name, key), text in zip(CELLS.items(), texts)})
     return rows
 
 
@@ -134,15 +139,20 @@ def read_run(folder: Path) -> RunLog:
     """
     infos = [read_info(rank / "config.json") for rank in rank_folders(folder)]
     seeds = seeds_together(folder, infos)
-    row_of = {(row["iter"], row["seed"]): row for rank in rank_folders(folder)
-              for row in read_rows(rank / "results.csv")}
-    iters = sorted({it for it, _ in row_of})
-    iters = [it for it in iters if all((it, seed) in row_of for seed in seeds)]
+    rows = [row for rank in rank_folders(folder) for row in read_rows(rank / "results.csv")]
+    row_of = {(row["iter"], row["seed"]): row for row in rows}
+    begun = sorted({it for it, _ in row_of})
+    iters = [it for it in begun if all((it, seed) in row_of for seed in seeds)]
     if not iters:
         raise NoEvaluation(f"{folder}: no complete evaluation; expected a line in results.csv for each of "
                            f"{len(seeds)} seeds; wait, or train the run further")
     columns = {name: np.array([[np.nan if row_of[it, seed][name] == "" else row_of[it, seed][name]
                                 for seed in seeds] for it in iters], dtype=float) for name in COLUMNS}
+    scores = [f"{kind}_correct" for task in infos[0]["tasks"] for kind in SCORES[task]]
+    if (len(row_of) < len(rows) or any(np.isnan(columns[name]).any() for name in scores)
+            or len(infos) == 1 and begun[:len(iters)] != iters):
+        raise UserError(f"{folder}: results.csv is damaged or of another run: an evaluation stands twice, or "
+                        "lacks a seed or its scores; restore the file or train the run again")
     return RunLog(folder, infos[0] | {"seeds": seeds}, np.array(iters), columns)
 
 

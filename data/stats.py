@@ -70,6 +70,8 @@ def bootstrap(values: np.ndarray) -> tuple[float, float]:
 
 def percent(x: float) -> str:
     """A share in percent to a tenth, and finer where that would read 0 or 100 though it is not."""
+    if math.isnan(x):
+        return "-"  # of nothing that was asked
     for digits in range(1, 7):
         shown = f"{100 * x:.{digits}f}"
         if float(shown) not in (0, 100):

@@ -104,9 +104,10 @@ class Run:
         self.resumed, self.iter_num = bool(ckpt), ckpt.get("iter_num", 0)
         self.best: dict[str, dict[str, torch.Tensor]] = ckpt.get("best", {})
         self.rows: list[dict] = ckpt.get("metrics", [])
-        state = fresh(self.cfg, self.seeds)
         if ckpt:
             state = {"params": model.flatten(ckpt["model"], self.cfg), **ckpt["optimizer"]}
+        else:
+            state = fresh(self.cfg, self.seeds)
         text = torch.from_numpy(dataset.train.astype(np.int32))
         self.engine = engine.make(chosen, self.cfg, state, text)
         self.began = time.perf_counter() - ckpt.get("elapsed_s", 0.0)
@@ -122,12 +123,12 @@ class Run:
         old = [path for pattern in RUN_FILES for path in self.folder.glob(f".{pattern}.*.part")]
         if not self.resumed:
             old += [*run_files(self.folder), self.folder / "plot.png"]
-        log.start_wandb(self.c)
+        log.start_wandb(self.info["config"])
         for path in old:
             path.unlink(missing_ok=True)
         log.start(self.folder, self.info, rows)
 
-    def log(self, rows: list[dict]) -> None:
+    def add_rows(self, rows: list[dict]) -> None:
         """Append the rows of an evaluation, and keep the weights of the seeds that are better than before."""
         timed = [row | {"elapsed_s": round(self.elapsed_s(), 2)} for row in rows]
         log.append(self.folder, timed)
@@ -224,7 +225,7 @@ def load_latest(path: Path) -> dict:
 
 
 def resume(explicit: dict, folder: Path) -> tuple[dict, dict, list[dict]]:
-    """The run in `folder`: its settings, its ckpt.pt, and the rows of its log before that.
+    """The run in `folder`: its settings, its ckpt.pt, and the rows of its log before the iteration of that.
 
     Raises UserError for an `explicit` setting that differs from the run's and may not.
     """

@@ -278,6 +278,13 @@ def test_a_lock_lets_one_in_and_leaves_nothing_of_its_own(tmp_path, monkeypatch)
         assert (folder / "lock").read_text() == str(os.getpid())
         (folder / "ckpt.pt").touch()
     assert os.listdir(folder) == ["ckpt.pt"]
+    with Lock(folder):
+        shutil.rmtree(folder)  # while it trains, and another begins there
+        other = Lock(folder).__enter__()
+    assert os.listdir(folder) == ["lock"]
+    other.__exit__()
+    folder.mkdir(parents=True)
+    (folder / "ckpt.pt").touch()
     with pytest.raises(UserError, match="is a file"):
         Lock(folder / "ckpt.pt").__enter__()
 

@@ -1,5 +1,6 @@
 """Sampling, and the evaluators: what counts as right, the totals, and the command lines."""
 import csv
+import dataclasses
 from unittest import mock
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import eval_as_math
 import eval_capitals
 import sample
+from config import UserError
 from data.as_math.prepare import equations
 from data.facts_char.prepare import capitals
 from data.log import COLUMNS
@@ -272,6 +274,8 @@ def test_a_mean_of_two_embeddings_is_read_and_never_said(math_run):
     last = torch.full((2, 2), 4)
     logits, plain = reader.logits(tokens, last), model.logits(tokens[:, [1, 1]], last)
     torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="--inside, which replaces digits, has .* lacks: '9'"):
+        eval_as_math.with_means(dataclasses.replace(model, vocab=model.vocab.replace("9", "x")))
 
 
 def test_the_rows_of_a_look_inside_by_an_oracle(monkeypatch, math_run):

@@ -105,6 +105,10 @@ def test_the_folders_of_several_processes_are_one_run(tmp_path):
 
 BAD_LOGS = {  # how the log is spoilt: what the error must name
     "half a line": (lambda lines: lines[:4] + [lines[4][:20]] + lines[5:], "line 5: "),
+    "a row less": (lambda lines: lines[:4] + lines[5:], "lacks a seed"),
+    "a row twice": (lambda lines: lines[:4] + lines[3:], "stands twice"),
+    "of other data": (lambda lines: [lines[0]] + [",".join([*line.split(",")[:4], *[""] * 12])[:-1] + ",1"
+                                                  for line in lines[1:]], "its scores"),
     "no header": (lambda lines: lines[1:], "header iter,seed"),
     "a column less": (lambda lines: [line.rsplit(",", 2)[0] for line in lines], "header"),
     "nothing": (lambda lines: [], "header"),

@@ -174,9 +174,9 @@ ANSWERS = [  # of two seeds, of which the first says what is beside, the second 
 
 
 def test_inside_draws_how_far_answers_are_off_and_the_line(tmp_path):
-    """Of n14 and the MLT at the end, of two sizes, and of n14 through training."""
+    """Of n14, which kept a checkpoint, and the MLT at the end, of two sizes, and of n14 through training."""
     (folder := tmp_path / "answers").mkdir()
-    for name, size, iters in (("n14", 1456, [30]), ("mlt", 9999, [30]), ("n_embd_6", 336, [30]),
+    for name, size, iters in (("n14", 1456, [20, 30]), ("mlt", 9999, [30]), ("n_embd_6", 336, [30]),
                               ("training_n14", 1456, [0, 10, 20])):
         rows = [line.format(it=it, size=size) for it in iters for line in ANSWERS]
         rows = [row for row in rows if row[0] == "7" or name != "n_embd_6"]  # which has one seed

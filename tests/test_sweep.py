@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import config
+import data
 from config import sweep_pairs
 from data import log
 from data.files import Lock
@@ -202,3 +203,22 @@ def test_the_studies_of_the_repository():
     assert runs["pairs"][0]["out_dir"] == "results/pairs/held_out_0-1"
     few, many = (one["dataset"] for one in runs["phase"][1:3])
     assert many.startswith(few) and many.count("-") == 5
+
+
+def test_a_variant_whose_name_could_mean_another_is_refused(tmp_path, monkeypatch):
+    """Else the study would train on that."""
+    monkeypatch.setattr(data, "ROOT", tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "prepare.py").write_text(
+        'TASKS = ()\n\n\ndef text(weeks=4, days=7):\n    return "Monday\\n" * weeks * days\n')
+    study = tmp_path / "sweep_x.py"
+    study.write_text("dataset = 'mine'\nruns = [dict(weeks=5), dict(weeks=5, days=6)]")
+    assert [c["dataset"] for c in read_study(str(study), {})[1]] == ["mine_5", "mine_5_6"]
+    study.write_text("dataset = 'mine'\nruns = [dict(days=5)]")
+    with pytest.raises(config.UserError, match="run 1: mine_5 could have other options"):
+        read_study(str(study), {})
+
+
+def test_nothing_to_draw_is_said(study):
+    with pytest.raises(config.UserError, match="no run in .*two is done; train them first"):
+        run(study, "--plot")
