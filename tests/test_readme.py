@@ -111,4 +111,4 @@ def test_what_we_found_is_what_the_logs_say():
         assert words in found, words
     assert not (larger == 1).any()
     ridge = re.search("with c = ([0-9.]+)", (results / "numbers.md").read_text())[1]
-    assert f"at some {float(ridge):.0f} parameters\nan equation" in README
+    assert f"peak at some {float(ridge):.0f} parameters an equation" in README
