@@ -139,9 +139,10 @@ def test_digits_draws_some_models_and_the_order_in_all(tmp_path):
     cells, = rows_of(sweep_digits.draw(fig := Figure(), logs)).values()
     order, (n14, n14_wd) = [digit_order(one) for one in rows], [two_components(rows[0] ** k) for k in (1, 2)]
     p = permutation_test(np.array(order), np.array([True, False, False]))
-    groups = {"n14": order, "n14, all held-out right": order[:1], f"n14, others: p = {p:.2g}": order[1:],
-              **{f"{name}, regularised": [digit_order(rows[0] ** k)]
-                 for k, name in enumerate(("n14", "n28", "n56", "MLT"), start=2)}}
+    groups = {"n14": order, "n14, all held-out right": order[:1],
+              f"n14, others (difference: p = {p:.2g})": order[1:]}
+    for k, name in enumerate(("n14", "n28", "n56", "MLT"), start=2):
+        groups[f"{name}, regularised"] = [digit_order(rows[0] ** k)]
     assert [(name, n) for name, n, *_ in cells] == [(name, str(len(x))) for name, x in groups.items()]
     assert [float(cell[2].split()[0]) for cell in cells] == pytest.approx(
         [np.mean(x) for x in groups.values()], abs=6e-4)

@@ -221,7 +221,7 @@ def test_kept_checkpoints_are_the_weights_at_their_iterations(plain_run, tmp_pat
     assert load_checkpoint(folder / kept[5])[0].keys() == load_checkpoint(folder / "ckpt.pt")[0].keys() - {
         "optimizer", "random", "best", "metrics", "elapsed_s"}
     eval_as_math.main([f"--out_dir={folder}", f"--ckpt={kept[5]}", "--num_samples=1"])
-    assert "iteration 25\n" in capsys.readouterr().out
+    assert "iteration 25;" in capsys.readouterr().out
     with pytest.raises(UserError, match="ckpt_000025.pt cannot be resumed"):
         load_latest(folder / kept[5])
 
