@@ -101,7 +101,6 @@ def test_what_we_found_is_what_the_logs_say():
     right, highest = (last["14"] == 1).sum(), accuracy(peak, "heldout")[-1].mean()
     for words in (
             f"none of {len(larger)} seeds of the larger", f"{right} of {len(last['14'])} end",
-            f"{min(share(name, 'line', 2) for name in line):.0f}% of the time or more",
             "n14 has {n14:.0f}% right, n28 {n28:.0f}%, n56 {n56:.0f}%, the 6-layer model {mlt:.0f}%".format(
                 **line),
             f"{share('n28', 'held-out', 3) - share('n28', 'held-out', 1):.0f}% of what n28 says",
