@@ -70,6 +70,7 @@ def plain_updates(c: dict, dataset: data.Dataset) -> Callable[[], float]:
     optimizer = torch.optim.AdamW(groups, betas=(c["beta1"], c["beta2"]), fused=device.type == "cuda")
 
     def update() -> float:
+        """One update: the loss before."""
         offsets = torch.randint(len(ids) - T, (c["batch_size"],))
         x, y = (torch.stack([torch.from_numpy(ids[i + k:i + k + T].astype(np.int64)) for i in offsets])
                 for k in (0, 1))

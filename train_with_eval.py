@@ -132,7 +132,7 @@ def loop(run: Run, dataset: data.Dataset, signals: Signals) -> int:
     Returns the signal that ended it, or 0.
     """
     c, began, first = run.c, time.perf_counter(), run.iter_num
-    saved, n_updates = -math.inf, 1  # so it saves before all else
+    saved, n_updates = -math.inf, 1  # long ago, so that it saves at once; in one call, between two looks
     batches = Batches(run.seeds, len(dataset.train) - c["block_size"], c["batch_size"], c["max_iters"],
                       engine.host_memory(c["device"]))
     with tqdm(total=c["max_iters"], initial=first, unit="it", dynamic_ncols=True,
