@@ -163,17 +163,17 @@ def test_neither_other_seeds_nor_the_number_of_threads_change_a_bit():
 def test_a_run_under_torch_compile_is_of_its_own_config_whatever_ran_before_it(monkeypatch):
     """In one process, as bench.py has it, any number of them: an earlier run's constants must not live on.
 
-    The cache is the same whatever compiles, so the quickest backend stands in for all but the last.
+    PyTorch gives up after some; here after one. Graphs of forward and backward are made, as on a GPU, but
+    run by PyTorch itself: to compile them in C++ as well, which no run does, takes a minute.
     """
     compiler = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **how: compiler(f, backend="eager", **how))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compiler(f, backend="aot_eager", **how))
+    changed = dict(warmup_iters=0, grad_clip=0.01, dropout=1e-9)
     try:
-        for n in range(1, 11):
-            assert start(step="compiled", n_embd=n, dropout=0.1).advance(1).isfinite().all()
-        monkeypatch.setattr(torch, "compile", compiler)
-        changed = dict(n_embd=10, warmup_iters=0, grad_clip=0.01, dropout=1e-9)
-        compiled, eager = (start(step=step, **changed) for step in ("compiled", "eager"))
-        torch.testing.assert_close(compiled.advance(4), eager.advance(4), rtol=1e-3, atol=1e-4)
+        for n in (1, 2, 10):
+            compiled, eager = (start(step=step, n_embd=n, **changed) for step in ("compiled", "eager"))
+            torch.testing.assert_close(compiled.advance(4), eager.advance(4), rtol=1e-3, atol=1e-4)
     finally:
         torch.compiler.reset()
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import eval_as_math
 import plot_results
 import sample
+import train_with_eval
 from config import UserError
 from data.log import read_run
 from helpers import SAMPLING, contents, log, popen, resume, run_script, same
@@ -26,6 +28,15 @@ def torchrun(*args: str, processes: int = 2) -> subprocess.Popen:
     """train_with_eval.py in several processes."""
     return popen("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
                  "train_with_eval.py", *args)
+
+
+@contextmanager
+def as_rank(rank: int, processes: int = 2):
+    """This process is one of those that torchrun starts; none waits for another."""
+    with pytest.MonkeyPatch.context() as m:
+        for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", rank), ("WORLD_SIZE", processes)):
+            m.setenv(name, str(value))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +70,9 @@ def test_readers_take_the_ranks_together_as_the_run_in_one_process(two, tmp_path
 def test_a_rank_that_dies_is_resumed_alone(two, tmp_path):
     """kill -9 of one process: torchrun stops the other, which saves; each goes on by itself."""
     ranks = [tmp_path / "rank_0", tmp_path / "rank_1"]
-    torchrun(*RUN, "--max_iters=10", f"--out_dir={tmp_path}").communicate()
+    for rank in (0, 1):
+        with as_rank(rank):
+            assert train_with_eval.main([*RUN, "--max_iters=10", f"--out_dir={tmp_path}"]) == 0
     process = torchrun("--init_from=resume", "--max_iters=1000000", f"--out_dir={tmp_path}")
     while not all(int(log(rank)[-1]["iter"]) >= 20 for rank in ranks):
         assert process.poll() is None
@@ -72,18 +85,19 @@ def test_a_rank_that_dies_is_resumed_alone(two, tmp_path):
     assert done.stderr.startswith("10 of 20:") and same(ranks[1], two / "rank_1")
 
 
-def test_torchrun_resumes_and_refuses_what_is_not_its_own(two):
+def test_a_run_in_processes_is_resumed_and_refuses_what_is_not_its_own(two):
     """Last of this file: it changes the run."""
     before = log(two / "rank_0")
-    err = torchrun(*RUN, "--max_iters=20", f"--out_dir={two}", "--overwrite", processes=1).communicate()[1]
-    assert "holds a run of another number of processes" in err and log(two / "rank_0") == before
+    for how in ([*RUN, "--max_iters=20", "--overwrite"], ["--init_from=resume", "--max_iters=30"]):
+        with as_rank(0, 1), pytest.raises(UserError, match="holds a run of another number of processes"):
+            train_with_eval.main([*how, f"--out_dir={two}"])
+        assert log(two / "rank_0") == before
     with pytest.raises(UserError, match=f"go on with each alone, --out_dir={two}/rank_0"):
         resume(two)
-    err = torchrun("--init_from=resume", "--max_iters=30", f"--out_dir={two}", processes=1).communicate()[1]
-    assert "holds a run of another number of processes" in err and log(two / "rank_0") == before
     for end, how in ((40, ["--init_from=resume", "--seed=1337"]), (50, [*RUN, "--init_from=auto"])):
-        done = torchrun(*how, f"--max_iters={end}", f"--out_dir={two}")
-        assert done.communicate() and done.returncode == 0
+        for rank in (0, 1):
+            with as_rank(rank):
+                assert train_with_eval.main([*how, f"--max_iters={end}", f"--out_dir={two}"]) == 0
         assert read_run(two).iters.tolist() == list(range(0, end + 1, 10))
     (two / "rank_1").rename(two / "lost")
     for main, key in ((sample.main, "out_dir"), (plot_results.main, "model_folder")):
@@ -92,10 +106,6 @@ def test_torchrun_resumes_and_refuses_what_is_not_its_own(two):
 
 
 def test_more_processes_than_seeds_are_refused_with_the_reason(tmp_path):
-    process = torchrun("config/train_math_mini_14.py", f"--out_dir={tmp_path / 'run'}", "--device=cpu")
-    err = process.communicate()[1]
-    assert process.returncode != 0 and not (tmp_path / "run").exists()
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert lines and {*lines} == {
-        "error: 2 processes for num_seeds = 1: a seed trains in one process; expected at most 1 of them, or "
-        "more seeds"}
+    with as_rank(1), pytest.raises(UserError, match="2 processes for num_seeds = 1: .*; expected at most 1"):
+        train_with_eval.main(["config/train_math_mini_14.py", f"--out_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()

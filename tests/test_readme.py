@@ -21,7 +21,7 @@ COMMANDS = [command for block in BLOCKS for command in re.findall(HERE + "|.+\n"
 PYTHON = f"""#!{sys.executable}
 # stands in for python, and shortens what takes long
 import os, sys
-args, short = sys.argv[1:], ["--max_iters=2", "--eval_interval=1", "--num_samples=1", "--device=cpu"]
+args, short = sys.argv[1:], ["--max_iters=2", "--eval_interval=2", "--num_samples=1", "--device=cpu"]
 script = next((arg for arg in args if arg.endswith(".py")), "")
 if "-m" in args and "pytest" in args:
     sys.exit(0)
