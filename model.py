@@ -245,8 +245,8 @@ def load_checkpoint(path: Path, dataset: str = "") -> tuple[dict, GPTConfig]:
         known = data.load(dataset)
         of_data = {"vocab": known.vocab, "numbers": known.numbers, "held_out": known.held_out}
     if isinstance(ckpt, dict) and ckpt.get("vocab") is None and not dataset:
-        raise UserError(f"{path} holds no vocabulary: it is not of a run here; to sample from it, name the data "
-                        "that it was trained on, as --dataset=as_math")
+        raise UserError(f"{path} holds no vocabulary: it is not of a run here; to sample from it, name the "
+                        "data that it was trained on, as --dataset=as_math")
     try:
         return checked(ckpt, of_data)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, UserError) as e:

@@ -2,6 +2,7 @@
 import csv
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,10 +116,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def tracked() -> list[str]:
-    """The repository's files: what git tracks and is there, so that nothing left lying reaches a test."""
-    git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]  # whoever owns it
-    files = subprocess.run(git, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split("\0")
-    return [file for file in files if (CHECKOUT / file).is_file()]
+    """The repository's files, so that nothing left lying reaches a test: what git tracks and is there; of an
+    unpacked archive, or without git, all that lies where code and results do."""
+    if shutil.which("git") and (CHECKOUT / ".git").exists():
+        git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]  # whoever owns it
+        done = subprocess.run(git, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+        paths = [CHECKOUT / file for file in done.stdout.split("\0")]
+    else:
+        folders = (CHECKOUT / name for name in ("config", "data", "engine", "results", "tests"))
+        paths = [*CHECKOUT.glob("*.*"), *(path for folder in folders for path in folder.rglob("*.*"))]
+    return [str(path.relative_to(CHECKOUT)) for path in paths
+            if path.is_file() and "__pycache__" not in path.parts]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The training loop: what it computes, what it leaves, and that nothing but the config decides a result."""
 import dataclasses
 import json
+import shutil
 import subprocess
 import time
 from types import SimpleNamespace
@@ -279,6 +280,7 @@ def test_the_time_of_a_resumed_run_goes_on(tmp_path, monkeypatch):
     assert float((folder / "results.csv").read_text().splitlines()[-1].split(",")[-1]) >= round(spent, 2)
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
     """None in a folder of another one, and outside any."""
     def git(*args: str) -> None:
