@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from engine import fused
 from helpers import contents, log, same, spawn, train, weights
 
 RUNS = {"one seed": [], "two seeds, dropout": ["--num_seeds=2", "--dropout=0.1"]}
@@ -47,6 +48,7 @@ def test_killed_at_random_moments(tmp_path, args):
     assert child.exitcode == 0 and equal(folder, reference)
 
 
+@pytest.mark.skipif(fused.compiler() is None, reason="no C++ compiler")
 def test_a_compiled_run_killed_as_it_trains(tmp_path):
     """Two kills of a process that trains two seeds, each after it has gone on for some evaluations."""
     args = ["--num_seeds=2", "--compile=True", "--max_iters=40", "--eval_interval=2"]
