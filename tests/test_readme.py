@@ -18,8 +18,7 @@ SCORES = rows_of((ROOT / "results" / "tables.md").read_text(encoding="utf-8"))["
 BLOCKS = re.findall(r"```sh\n(.*?)```", README + (CHECKOUT / "data" / "README.md").read_text(), re.S)
 HERE = r"(?:.*<<'END'\n(?:.*\n)*?END\n)"  # a file that is typed
 COMMANDS = [command for block in BLOCKS for command in re.findall(HERE + "|.+\n", block)]
-PYTHON = f"""#!{sys.executable}
-# stands in for python, and shortens what takes long
+SHORTER = """# shortens what takes long
 import os, sys
 args, short = sys.argv[1:], ["--max_iters=2", "--eval_interval=2", "--num_samples=1", "--device=cpu"]
 script = next((arg for arg in args if arg.endswith(".py")), "")
@@ -33,6 +32,9 @@ if script == "bench.py":
     args += ["--num_seeds=1", "--seconds=0.1", "--compile=False", "--baseline=plain"]
 os.execv(sys.executable, [sys.executable, *args])
 """
+STAND_INS = {"shorter.py": SHORTER, "pip": "#!/bin/sh\n",
+             "python": f'#!/bin/sh\nexec "{sys.executable}" "$(dirname "$0")/shorter.py" "$@"\n',
+             "torchrun": '#!/bin/sh\nexec python -m torch.distributed.run "$@"\n'}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,8 @@ def checkout(tmp_path_factory) -> Path:
     """A copy of the repository, unprepared, to run the commands in, and beside it the stand-ins."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT, folder / "checkout", ignore=shutil.ignore_patterns("*.bin", "meta.json", "tests"))
-    stand_ins = {"python": PYTHON, "pip": "#!/bin/sh\n",
-                 "torchrun": '#!/bin/sh\nexec python -m torch.distributed.run "$@"\n'}
     (folder / "bin").mkdir()
-    for name, text in stand_ins.items():
+    for name, text in STAND_INS.items():
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o755)
     return folder / "checkout"
