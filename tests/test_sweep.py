@@ -1,5 +1,6 @@
 """sweep.py: what a study trains, skips, resumes and shares out; what it writes; what it says of mistakes."""
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_ctrl_c_stops_the_study_and_the_next_call_goes_on(study, capsys, monkeyp
         append = log.append
         patch.setattr(log, "append", lambda *args: (append(*args), os.kill(os.getpid(), signal.SIGINT)))
         assert run(study) == 130
-    assert f"go on with:\npython sweep.py {study}" in capsys.readouterr().err
+    assert f"go on with:\npython sweep.py {shlex.quote(str(study))}" in capsys.readouterr().err
     assert not (study.parent / "two" / "n_embd_6").exists() and not (study.parent / "two.md").exists()
     assert run(study) == 0 and run(study, folder="again") == 0
     for name in ("n_embd_4", "n_embd_6"):
