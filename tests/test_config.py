@@ -1,4 +1,5 @@
 """Configs and command lines: the 24 runs, one clear line for every mistake, and no harm from who listens."""
+import shlex
 import subprocess
 import sys
 
@@ -151,7 +152,7 @@ config.run(main)
 def test_a_job_does_not_depend_on_who_listens(tmp_path, listener, code):
     """A reader that leaves, none at all, one that knows no accents; but a full disk is said."""
     (tmp_path / "job.py").write_text(JOB)
-    line = f"{sys.executable} job.py {listener}; exit ${{PIPESTATUS[0]}}"
+    line = f"{shlex.quote(sys.executable)} job.py {listener}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True,
                           env={"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"})
     errors = set(done.stderr.splitlines()) - {"progress"}
