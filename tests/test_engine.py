@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import shlex
 import sysconfig
 from contextlib import nullcontext
 from pathlib import Path
@@ -295,9 +296,9 @@ def test_without_a_compiler(monkeypatch, capsys):
 @needs_compiler
 @pytest.mark.parametrize("wrapped", [False, True], ids=["g++ -O2", "ccache g++"])
 def test_a_compiler_may_be_a_command_with_arguments(monkeypatch, tmp_path, wrapped):
-    plain = " ".join(fused.compiler())
-    wrapper = command(tmp_path / "ccache", f'echo "$1" > {tmp_path}/used; exec "$@"')
-    monkeypatch.setenv("CXX", f"{wrapper} {plain}" if wrapped else f"{plain} -O2")
+    plain = shlex.join(fused.compiler())
+    wrapper = command(tmp_path / "ccache", f'echo "$1" > "{tmp_path}/used"; exec "$@"')
+    monkeypatch.setenv("CXX", f"{shlex.quote(str(wrapper))} {plain}" if wrapped else f"{plain} -O2")
     assert start(compile=True, n_embd=2, block_size=2 + wrapped).advance(1).isfinite().all()
     assert (tmp_path / "used").exists() == wrapped
 
