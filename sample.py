@@ -1,6 +1,7 @@
 """Sample text from a trained model:
   python sample.py --out_dir=results/math_mini_14 --start="<7-5" --max_new_tokens=3 --num_samples=3
 """
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -212,7 +213,7 @@ def read_prompt(start: str) -> str:
     """The prompt that `--start` stands for. Raises UserError if its file is missing or no text."""
     if not start.startswith("FILE:"):
         return start
-    path = Path(start.removeprefix("FILE:")).expanduser()
+    path = Path(os.path.expanduser(start.removeprefix("FILE:")))
     try:
         return path.read_text(encoding="utf-8").removesuffix("\n")
     except OSError as e:

@@ -172,7 +172,7 @@ def train(c: dict, explicit: dict) -> int:
     Returns the exit code: 0, or 128 + the signal that ended the run. Raises UserError.
     """
     folder = Path(c["out_dir"])
-    with Lock(folder), Signals() as signals:
+    with Signals() as signals, Lock(folder):
         engine.begin(c["seed"])
         runs.refuse_other_ranks(folder)
         ckpt, rows = {}, []

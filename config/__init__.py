@@ -280,6 +280,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         except (UserError, OSError, MemoryError) as e:
             print("error: " + " ".join(str(e).split()), file=err)
             code = 2
+    if is_script and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: no traceback from what tidies up
     sys.exit(code)
 
 

@@ -74,11 +74,14 @@ static inline float sum(vec x) {
 
 static inline vec vexp(vec x) {  // 2^n e^r with |r| <= ln(2) / 2
     x = bigger(x, splat(-87.0f));
-    vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounds to a whole number
+    vec shifted = x * 1.44269504f + 12582912.0f;  // rounds to a whole number, which its last bits hold
+    vec n = shifted - 12582912.0f;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vec p = 1 + r * (1 + r * (0.5f + r * (1.66666667e-1f + r * (4.16666667e-2f + r * (8.33333333e-3f
             + r * (1.38888889e-3f + r * 1.98412698e-4f))))));
-    ivec bits = (__builtin_convertvector(n, ivec) + 127) << 23;
+    ivec bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127) << 23;
     vec power;
     memcpy(&power, &bits, sizeof power);
     return p * power;

@@ -281,11 +281,13 @@ def test_a_gpu_that_this_pytorch_cannot_use_is_said(monkeypatch, tmp_path, capsy
     assert "warning: a GPU that this PyTorch cannot use" in capsys.readouterr().out
 
 
-def test_without_a_compiler(monkeypatch, capsys):
-    """Asked for, it is refused; else the run is trained without, and says so if it is long."""
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler(monkeypatch, capsys, compiler):
+    """Or with a name for one alone. Asked for, it is refused; else the run is trained without, and says so if
+    it is long."""
     with pytest.raises(UserError, match="--compile=True lacks what to compile: on a CPU it is float32"):
         settings(compile=True, dropout=0.1)
-    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("CXX", compiler)
     with pytest.raises(UserError, match="--compile=True lacks a C.. compiler; install g.."):
         settings(compile=True)
     assert settings(compile="auto", max_iters=100)["step"] == "eager" and not capsys.readouterr().out
@@ -303,12 +305,12 @@ def test_a_compiler_may_be_a_command_with_arguments(monkeypatch, tmp_path, wrapp
     assert (tmp_path / "used").exists() == wrapped
 
 
-@pytest.mark.parametrize("compiler, message", [
-    ("false", "false cannot compile step.cpp: exit code 1; .*--compile=False"),
+@pytest.mark.parametrize("line, message", [
+    ("[ $1 = --version ]", "c.. cannot compile step.cpp: exit code 1; .*--compile=False"),
     # one that makes no library stands in for a folder of temporary files mounted noexec
     ("true", "cannot load step.cpp, compiled: .*TMPDIR.*--compile=False")])
-def test_a_compiler_that_fails_is_named(monkeypatch, compiler, message):
-    monkeypatch.setenv("CXX", compiler)
+def test_a_compiler_that_fails_is_named(monkeypatch, tmp_path, line, message):
+    monkeypatch.setenv("CXX", shlex.quote(str(command(tmp_path / "c++", line))))
     with pytest.raises(UserError, match=message):
         start(compile=True, n_embd=3)
 
