@@ -13,7 +13,7 @@ from hypothesis import settings
 import data
 from helpers import CHECKOUT, ROOT, SCRATCH, TASKS, end_children, heeding_signals, tracked, train
 
-LIMIT_S = 100  # of one test
+LIMIT_S = 300  # of one test
 CACHES = ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HYPOTHESIS_STORAGE_DIRECTORY")
 hung = set()  # files with a test that reached the limit
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no error
@@ -23,6 +23,8 @@ settings.load_profile("no deadline")
 def pytest_configure(config):
     """The tests, and what they start, see the code alone: a copy of what git tracks, and no one's home."""
     config.add_cleanup(lambda: shutil.rmtree(SCRATCH))
+    for name in [name for name in os.environ if name.startswith("GIT_")]:  # of a hook that runs the tests
+        del os.environ[name]
     for file in tracked():
         (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(CHECKOUT / file, ROOT / file)
@@ -30,7 +32,8 @@ def pytest_configure(config):
     data.ROOT = ROOT / "data"
     os.environ |= {name: f"{SCRATCH}/{name}" for name in CACHES}
     os.environ |= {"PYTEST_DEBUG_TEMPROOT": tempfile.gettempdir(), "TMPDIR": str(SCRATCH),  # tmp_path stays
-                   "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+                   "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+                   "MPLBACKEND": "agg", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     tempfile.tempdir = str(SCRATCH)
     torch.set_num_threads(1)  # sums depend on it; tensors this small only wait for a second thread
     config.stderr = os.dup(2)  # before it is captured

@@ -118,11 +118,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def tracked() -> list[str]:
     """The repository's files, so that nothing left lying reaches a test: what git tracks and is there; of an
     unpacked archive, or without git, all that lies where code and results do."""
-    if shutil.which("git") and (CHECKOUT / ".git").exists():
-        git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]  # whoever owns it
-        done = subprocess.run(git, cwd=CHECKOUT, capture_output=True, text=True, check=True)
-        paths = [CHECKOUT / file for file in done.stdout.split("\0")]
-    else:
+    git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]  # whoever owns it
+    known = shutil.which("git") and (CHECKOUT / ".git").exists()
+    found = subprocess.run(git, cwd=CHECKOUT, capture_output=True, text=True).stdout if known else ""
+    paths = [CHECKOUT / file for file in found.split("\0")]
+    if not found:
         folders = (CHECKOUT / name for name in ("config", "data", "engine", "results", "tests"))
         paths = [*CHECKOUT.glob("*.*"), *(path for folder in folders for path in folder.rglob("*.*"))]
     return [str(path.relative_to(CHECKOUT)) for path in paths

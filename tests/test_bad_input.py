@@ -236,6 +236,7 @@ def test_a_prompt_that_the_vocabulary_cannot_spell(box, prompt, in_file):
     ("sample", ["--start="], "start = ''"), ("sample", ["--start=FILE:empty.txt"], "prompt is empty"),
     ("sample", ["--start=FILE:none.txt"], "none.txt: No such file"),
     ("sample", ["--start=FILE:math"], "math: Is a directory"),
+    ("sample", ["--start=FILE:~no-such-user/x"], "x: No such file"),
     ("sample", ["--model_seed=7"], "1337, 1338"), ("sample", ["--out_dir=nowhere"], "nowhere"),
     ("sample", ["--ckpt=ckpt_best_mth.pt"], "did you mean ckpt_best_math.pt"),
     ("sample", ["--dataset=facts_char"], "vocabulary"),
@@ -255,7 +256,7 @@ def test_a_prompt_that_the_vocabulary_cannot_spell(box, prompt, in_file):
     ("plot_results", ["--operation=facts"], "facts")], ids=str)
 def test_what_the_issue_lists(box, name, argv, message):
     line = [arg for arg in SCRIPTS[name][2] if arg.split("=")[0] not in {a.split("=")[0] for a in argv}]
-    with holding("empty.txt", b""):
+    with holding("empty.txt", b""), mock.patch("torch.backends.mps.is_available", return_value=False):
         err = refused(name, [*line, *argv])
     assert message in err
 
@@ -363,7 +364,8 @@ def test_the_command_lines_are_good_without_what_is_bad(box, name):
 
 
 PROCESSES = [
-    ["train_with_eval.py", "{box}/c.py"], ["train_with_eval.py", "--n_embd=65536", "--n_layer=1000"],
+    ["train_with_eval.py", "{box}/c.py"],
+    ["train_with_eval.py", "--n_embd=65536", "--n_layer=1000", "--device=cpu"],
     ["train_with_eval.py", "--out_dir={box}/math"], ["sample.py", "--out_dir={box}/evil", "--start=<"],
     ["plot_results.py", "--model_folder={box}/evil"], ["data/as_math/prepare.py", "--block_size=9"]]
 

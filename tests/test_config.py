@@ -1,4 +1,5 @@
 """Configs and command lines: the 24 runs, one clear line for every mistake, and no harm from who listens."""
+import os
 import shlex
 import subprocess
 import sys
@@ -148,13 +149,14 @@ config.run(main)
 
 
 @pytest.mark.parametrize("listener, code", [
-    ("| head -1", 0), ("2>&1 | head -1", 0), (">&- 2>&-", 0), (">&- <&-", 0), (">out", 0), (">/dev/full", 2)])
+    ("| head -1", 0), ("2>&1 | head -1", 0), (">&- 2>&-", 0), (">&- <&-", 0), (">out", 0),
+    *[(">/dev/full", 2)] * os.path.exists("/dev/full")])
 def test_a_job_does_not_depend_on_who_listens(tmp_path, listener, code):
     """A reader that leaves, none at all, one that knows no accents; but a full disk is said."""
     (tmp_path / "job.py").write_text(JOB)
     line = f"{shlex.quote(sys.executable)} job.py {listener}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True,
-                          env={"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"})
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"})
     errors = set(done.stderr.splitlines()) - {"progress"}
     assert (done.returncode, (tmp_path / "done").exists()) == (code, code == 0)
     assert len(errors) == (code != 0) and all("error: [Errno 28]" in line for line in errors)

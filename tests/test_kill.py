@@ -57,7 +57,7 @@ def test_a_compiled_run_killed_as_it_trains(tmp_path):
         child, before = spawn(folder, args), last_logged(folder)
         while kill and child.is_alive():
             if last_logged(folder) > before + 3:
-                time.sleep(draw.uniform(0, 0.1))
+                time.sleep(draw.uniform(0, 0.03))
                 child.kill()
             time.sleep(0.01)
         child.join()

@@ -176,7 +176,7 @@ plots.RESULTS = pathlib.Path("{root}").parent / "results"
 plots.main(["--root_dir={root}"]); sys.exit("torch" in sys.modules)"""
     done = run_script("-c", code)
     assert done.returncode == 0 and done.stdout.endswith(f"\n\n{tables_of(root)}\n")
-    assert (root / "tables.md").read_text() == tables_of(root)
+    assert (root / "tables.md").read_text(encoding="utf-8") == tables_of(root)
     assert {str(path.relative_to(root.parent)) for path in root.parent.rglob("*.png")} == {
         *(f"root/{name}.png" for name in ("grid_math", "grid_facts", "grid_combined")),
         *(f"root/{operation}_mini_14/plot.png" for operation in ("math", "facts", "both"))}
@@ -195,4 +195,5 @@ def test_what_is_damaged_is_named_and_nothing_is_written(root):
 
 @pytest.mark.parametrize("end", ["", "_wd"])
 def test_published_tables_are_those_of_the_committed_logs(end):
-    assert tables_of(ROOT / "results", end) == (ROOT / "results" / f"tables{end}.md").read_text()
+    published = (ROOT / "results" / f"tables{end}.md").read_text(encoding="utf-8")
+    assert tables_of(ROOT / "results", end) == published

@@ -52,8 +52,10 @@ def checkout(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_runs(checkout, command):
     """A later command reads what an earlier one trained."""
-    path = f"{checkout.parent / 'bin'}:{os.environ['PATH']}"
-    done = run_script("-euo", "pipefail", "-c", command, program="bash", cwd=checkout, PATH=path)
+    path, pip = f"{checkout.parent / 'bin'}:{os.environ['PATH']}", checkout.parent / "bin" / "pip"
+    assert shutil.which("pip", path=path) == str(pip), "the temporary folder holds no programs: set TMPDIR"
+    done = run_script("-euo", "pipefail", "-c", command, program="bash", cwd=checkout, PATH=path,
+                      BASH_ENV="")
     assert done.returncode == 0 and "Traceback" not in done.stderr, f"{done.stdout}\n{done.stderr}"
 
 
