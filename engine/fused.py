@@ -27,9 +27,11 @@ def compiler() -> list[str] | None:
     """The C++ compiler's command: $CXX, with its arguments, else g++, else clang++; None if there is none, or
     only a name for one, as on a Mac without its tools."""
     chosen = shlex.split(os.environ.get("CXX", ""))
-    return next((command for command in ([chosen] if chosen else [["g++"], ["clang++"]])
-                 if shutil.which(command[0]) and not subprocess.run([*command, "--version"],
-                                                                    capture_output=True).returncode), None)
+    for command in [chosen] if chosen else [["g++"], ["clang++"]]:
+        if (shutil.which(command[0])
+                and subprocess.run([*command, "--version"], capture_output=True).returncode == 0):
+            return command
+    return None
 
 
 def build(cfg: GPTConfig) -> ctypes.CDLL:
