@@ -121,8 +121,9 @@ def tracked() -> list[str]:
     git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]  # whoever owns it
     known = shutil.which("git") and (CHECKOUT / ".git").exists()
     found = subprocess.run(git, cwd=CHECKOUT, capture_output=True, text=True).stdout if known else ""
-    paths = [CHECKOUT / file for file in found.split("\0")]
-    if not found:
+    if found:
+        paths = [CHECKOUT / file for file in found.split("\0")]
+    else:
         folders = (CHECKOUT / name for name in ("config", "data", "engine", "results", "tests"))
         paths = [*CHECKOUT.glob("*.*"), *(path for folder in folders for path in folder.rglob("*.*"))]
     return [str(path.relative_to(CHECKOUT)) for path in paths
