@@ -26,6 +26,7 @@ Params = dict[str, torch.Tensor]  # by nanoGPT's names, each (S, *its shape)
 SIZES = ("block_size", "n_layer", "n_head", "n_embd", "mlp_expansion", "dropout")  # keys of a model's shape
 MODEL_ARGS = {"vocab_size": Key(17, "", lo=1, hi=256), "bias": Key(False, "", choices=(False,)),
               **{name: KEYS[name] for name in SIZES}}
+SHORT = 12  # characters of a block, up to which compiled attention is sums
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,19 @@ def attention(x: torch.Tensor, p: Params, prefix: str, cfg: GPTConfig, T: int, d
     """Causal self-attention over each T rows of (S, B * T, n_embd) -> the same.
 
     Written out: PyTorch's fused kernels gain nothing at T <= 24, and their backward sums in no fixed order.
+    Compiled, its two products of very small matrices are sums, which the compiler fuses with what stands
+    around them: on an H200, at T = 9, an iteration of 64 seeds of n14 takes 1.95 ms, not 2.69, one of the
+    MLT 3.37, not 3.73; at T = 24 sums are slower.
     """
     S, _, n = x.shape
     q, k, v = (y.reshape(-1, T, cfg.n_head, n // cfg.n_head).transpose(1, 2)
                for y in linear(x, p[prefix + "c_attn.weight"]).split(n, dim=2))  # (S * B, H, T, n / H)
-    weight = (q * q.shape[3] ** -0.5) @ k.mT  # (S * B, H, T query, T key)
+    q, by_sums = q * q.shape[3] ** -0.5, torch.compiler.is_compiling() and T <= SHORT
+    weight = (q.unsqueeze(3) * k.unsqueeze(2)).sum(4) if by_sums else q @ k.mT  # (S * B, H, T query, T key)
     future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
     weight = F.dropout(weight.masked_fill(future, -torch.inf).softmax(3), dropout)
-    y = (weight @ v).transpose(1, 2).reshape(S, -1, n)
+    y = (weight.unsqueeze(4) * v.unsqueeze(2)).sum(3) if by_sums else weight @ v
+    y = y.transpose(1, 2).reshape(S, -1, n)
     return F.dropout(linear(y, p[prefix + "c_proj.weight"]), dropout)
 
 

@@ -105,8 +105,10 @@ class PyTorch:
         if c["step"] == "compiled":
             torch.compiler.reset()  # a process may compile more runs than its cache of eight takes
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # off on purpose
-            # on CUDA without benchmarks that choose kernels, and with them the order of sums, run by run
-            options = {"deterministic": True} if self.device.type == "cuda" else None
+            # without benchmarks that choose kernels, and with them the order of sums, run by run; attention's
+            # short sums by one thread each
+            on_cuda = {"deterministic": True, "unroll_reductions_threshold": 32}
+            options = on_cuda if self.device.type == "cuda" else None
             self.window_losses, self.adamw = (
                 torch.compile(f, fullgraph=True, dynamic=False, options=options)
                 for f in (window_losses, adamw))
