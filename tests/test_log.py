@@ -34,12 +34,13 @@ def test_what_is_written_is_read_to_the_last_digit(tmp_path, loss, acc, seconds,
     assert log.read_rows(tmp_path / "results.csv") == rows
 
 
-PUBLISHED = {path.parent.parent if path.parent.name.startswith("rank_") else path.parent
+PUBLISHED = {str(path.parent.relative_to(ROOT)).partition("/rank_")[0]
              for path in (ROOT / "results").glob("**/results.csv")}
 
 
-@pytest.mark.parametrize("folder", sorted(PUBLISHED), ids=str)
-def test_published_logs_are_whole(folder):
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_logs_are_whole(name):
+    folder = ROOT / name
     run = log.read_run(folder)
     assert run.info["seeds"] == list(range(1337, 1337 + len(run.info["seeds"])))
     for path in (part / "results.csv" for part in log.rank_folders(folder)):
