@@ -16,18 +16,18 @@ from plot_results import GREY, HELDOUT, OFF, SEEN, markdown_table
 table = False
 
 TESTS = ("held-out", "seen", "line", "control")
-USES = {  # curves: test, how many columns of OFF, colour, style
-    "seen": ("seen", 1, SEEN, "-"), "held-out": ("held-out", 1, HELDOUT, "-"),
-    "line: a digit as its neighbours' mean": ("line", 1, "black", "-"),
-    "line, off by 1 at most": ("line", 2, "black", "--"),
-    "control: as two others' mean": ("control", 1, GREY, ":")}
+USES = {  # curves of what is right: test, colour, style
+    "seen": ("seen", SEEN, "-"), "held-out": ("held-out", HELDOUT, "-"),
+    "line: a digit as its neighbours' mean": ("line", "black", "-"),
+    "control: as two others' mean": ("control", GREY, ":")}
 NOTES = f"""\
 Asked greedily, at the last iteration unless another is named. Percent of answers, the mean over seeds with a
 95% interval ({RESAMPLES:,} bootstrap draws of seeds). Off by 1 are the answers of the equations beside, a or
 b changed by 1; *diagonal*: answers that are those of a and a, or b and b. Is the number line used? The
 embedding of a digit, 1 to 8, is replaced by the mean of its two neighbours' (*line*), or of two others at
 least 2 away (*control*, all such pairs), in the input and at the operand's place alone; asked are the seen
-equations of which exactly one operand is that digit. Mean over digits first.
+equations of which exactly one operand is that digit. Mean over digits first. Right on *line* is the digit
+between the two; off by 1 there is one of the two themselves, which a model can read without any order.
 """
 
 
@@ -87,8 +87,8 @@ def draw_ladder(ax, groups: dict[str, np.ndarray], tests: list[str], title: str)
 
 def draw_uses(ax, groups: dict[int, np.ndarray], title: str, xlabel: str) -> None:
     """The curves of USES over the keys of the groups of seeds, with bands of their 95% intervals."""
-    for label, (test, upto, color, style) in USES.items():
-        values = [100 * shares(rows, test)[:, :upto].sum(1) for rows in groups.values()]
+    for label, (test, color, style) in USES.items():
+        values = [100 * shares(rows, test)[:, 0] for rows in groups.values()]
         ax.fill_between([*groups], *zip(*map(bootstrap, values)), color=color, alpha=0.15, linewidth=0)
         ax.plot([*groups], [seeds.mean() for seeds in values], color=color, linestyle=style, label=label,
                 marker="." if len(groups) < 20 else "", linewidth=1.4)
@@ -115,7 +115,8 @@ def draw(fig, logs):
     axes = fig.subplot_mosaic("AB;CD;EF", height_ratios=[1.3, 1, 1])
     draw_ladder(axes["A"], models, ["held-out"], "How far answers are off")
     draw_ladder(axes["B"], dict([*models.items()][:4]), ["line", "control"],
-                "Seen equations, a digit replaced by the mean\nof its neighbours (line), of others (control)")
+                "Seen equations, a digit read as the mean of its\nneighbours (line: then off by 1 is one of the "
+                "two)\nor of two digits farther away (control)")
     for ax, (name, groups) in zip("CD", training.items()):
         draw_uses(axes[ax], groups, f"{name} through training", "iteration")
     draw_uses(axes["E"], sizes, "At the end, over the model's size", "parameters")

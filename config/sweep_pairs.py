@@ -24,13 +24,13 @@ def draw(fig, logs):
     where 5-7 stands among the others, if it is there."""
     if wrong := [run.folder for run in logs if len(run.info["held_out"]) != 1]:
         raise UserError(f"{wrong[0]}: this study's runs hold out one pair each")
-    fig.set_size_inches(7, 7)
+    fig.set_size_inches(5, 5)
     cells, ax, pairs = {}, fig.subplots(), [tuple(run.info["held_out"][0]) for run in logs]
     for (a, b), run in zip(pairs, logs):
         cells[a, b], cells[b, a] = pair_scores(run)
     draw_cells(ax, cells)
     mean = np.mean([*cells.values()])
-    ax.set(title=f"Each pair held out in turn: {mean:.0f}% of its answers are right on average",
+    ax.set(title=f"Each pair held out in turn: of its answers\n{mean:.0f}% are right on average",
            xlabel="above the diagonal: addition, a+b and b+a",
            ylabel="below the diagonal: subtraction, a-b and b-a")
     ax.invert_yaxis()

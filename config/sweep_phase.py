@@ -28,7 +28,7 @@ def phase(run) -> str:
 def draw(fig, logs):
     """Seen and held-out answers right, over the width and the number of held-out pairs."""
     place = {(run.info["config"]["n_embd"], len(run.info["held_out"])): run for run in logs}
-    fig.set_size_inches(8, 4.6)
+    fig.set_size_inches(7, 4)
     for ax, name, title in zip(fig.subplots(1, 2, sharey=True), ("seen", "heldout"), ("seen", "held-out")):
         draw_cells(ax, {cell: 100 * accuracy(run, name)[-1].mean() for cell, run in place.items()})
         ax.set(xlabel="pairs held out, of 45", title=f"{title} answers right (%)")

@@ -201,15 +201,15 @@ def test_inside_draws_how_far_answers_are_off_and_the_line(tmp_path):
         "n14, line", "n14, control", "MLT, line", "MLT, control"]
     shown = ("25", "50", "12", "", "12")
     assert [text.get_text() for text in ladder.texts] == [number for number in shown for _ in models[::4]]
-    alone, both = (70, 70, 0, 80), (70, 80, 25, 85)  # interval of the line, held-out, line within 1
+    alone, both = (70, 70, 0), (70, 80, 25)  # interval of the line, held-out
     for ax, expected in ((through, {10: both, 20: both}), (over, {336: alone, 1456: both})):
         curves = {line.get_label().split(":")[0]: dict(line.get_xydata()) for line in ax.lines}
         band = ax.collections[2].get_paths()[0].vertices
-        for x, (low, high, unseen, near) in expected.items():
-            assert [curves[name][x] for name in ("seen", "held-out", "line", "line, off by 1 at most")] == (
-                pytest.approx([(low + high) / 2, unseen, (low + high) / 2, near]))
+        for x, (low, high, unseen) in expected.items():
+            assert [curves[name][x] for name in ("seen", "held-out", "line")] == (
+                pytest.approx([(low + high) / 2, unseen, (low + high) / 2]))
             assert {y for at, y in band.round(6) if at == x} == {low, high}
-    assert not empty.lines and len(legend.get_legend().get_texts()) == 10
+    assert not empty.lines and len(legend.get_legend().get_texts()) == 9
     (folder / "n14.csv").write_text(HEADER + ANSWERS[0].format(it=30, size=1456) + "\n")
     with pytest.raises(config.UserError, match="n14.csv: damaged"):
         sweep_inside.draw(Figure(), logs)
