@@ -12,25 +12,18 @@ from data import rng
 from data.facts_char.prepare import capitals
 from sample import ask_run, complete, print_answers, tally
 
+NEW_TOKENS = 20  # the longest answer is "Washington DC \n"
+
 
 def prompts(dataset) -> list[str]:
     """`Capital of X is `, in capitals.csv's order, whatever the `dataset`."""
     return [f"Capital of {country} is " for country, _ in capitals()]
 
 
-def new_tokens(dataset) -> int:
-    """How many an answer needs: the longest is "Washington DC \\n"."""
-    return 20
-
-
 def ask(model, dataset, seeds: list[int], iters: list[int], **sampling) -> np.ndarray:
-    """What each seed writes after each of `prompts`: (S, 50, num_samples) of str.
-
-    `model` is an Engine or a Trained, `dataset` a Dataset or a Trained; `sampling`: num_samples, temperature,
-    top_k. Raises UserError if the vocabulary cannot spell the prompts.
-    """
+    """What each seed writes after each of `prompts`, as eval_as_math.ask: (S, 50, num_samples) of str."""
     gens = [rng(seed, "facts samples", iter_num) for seed, iter_num in zip(seeds, iters)]
-    return complete(model, dataset.vocab, prompts(dataset), gens, new_tokens(dataset), **sampling, stop="\n")
+    return complete(model, dataset.vocab, prompts(dataset), gens, NEW_TOKENS, **sampling, stop="\n")
 
 
 def answers(texts: np.ndarray) -> np.ndarray:

@@ -110,11 +110,6 @@ def flatten(model: Params, cfg: GPTConfig) -> torch.Tensor:
     return torch.cat([model[name].flatten(1) for name in shapes(cfg)], dim=1)
 
 
-def one_hot(tokens: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """(...) -> bool (..., vocab_size)."""
-    return tokens.unsqueeze(-1) == torch.arange(vocab_size, dtype=tokens.dtype, device=tokens.device)
-
-
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(S, M, I), (S, O, I) -> (S, M, O)."""
     return x @ weight.mT
@@ -154,7 +149,8 @@ def forward(p: Params, tokens: torch.Tensor, cfg: GPTConfig, dropout: float = 0.
     S, B, T = tokens.shape
     wte, wpe = p["transformer.wte.weight"], p["transformer.wpe.weight"]
     # a one-hot product rather than an index, whose backward adds up in no fixed order
-    x = linear(one_hot(tokens, cfg.vocab_size).to(wte.dtype).flatten(1, 2), wte.mT)
+    one_hot = tokens.unsqueeze(3) == torch.arange(cfg.vocab_size, dtype=tokens.dtype, device=tokens.device)
+    x = linear(one_hot.to(wte.dtype).flatten(1, 2), wte.mT)
     x = F.dropout(x + wpe[:, :T].repeat(1, B, 1), dropout)
     for i in range(cfg.n_layer):
         h = f"transformer.h.{i}."

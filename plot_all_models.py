@@ -23,7 +23,6 @@ KEYS = {
 }
 FIGURES = {"math": "grid_math", "facts": "grid_facts", "both": "grid_combined"}
 DATA = {"math": "arithmetic", "facts": "capitals", "both": "both at once"}
-CHOSEN_BY = {"math": "math_acc", "facts": "facts_acc", "both": "combined_acc"}  # the best evaluation
 SCORES = {  # what is asked, as `accuracy` names it, and in words
     "math": {"add": "addition", "sub": "subtraction", "heldout": "held-out"}, "facts": {"facts": "capitals"},
     "both": {"add": "addition", "sub": "subtraction", "facts": "capitals", "combined": "all",
@@ -70,7 +69,7 @@ def find_runs(root: Path, end: str) -> dict[str, Runs]:
 def score_cells(run: RunLog, operation: str) -> list[str]:
     """What is right, in percent: at the last evaluation the mean, lowest and highest, and the mean at each
     seed's best one, the first of equals; and how many seeds have held-out answers right."""
-    n, best = len(run.info["seeds"]), run.columns[CHOSEN_BY[operation]].argmax(axis=0)  # (S,)
+    n, best = len(run.info["seeds"]), run.columns["combined_acc"].argmax(axis=0)  # (S,)
     scores = [accuracy(run, name) for name in SCORES[operation]]  # each (N, S)
     columns = zip(*((x[-1].mean(), x[-1].min(), x[-1].max(), x[best, range(n)].mean()) for x in scores))
     heldout = scores[-1]

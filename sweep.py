@@ -26,6 +26,7 @@ import train_with_eval
 from data.files import Locked, replace_file
 from data.log import RunLog
 from data.stats import mean_and_range, share_of
+from model import shape_of, step_flops
 from plot_results import Figure, accuracy
 
 KEYS = {name: key for name, key in config.KEYS.items() if name not in ("init_from", "overwrite")} | {
@@ -37,8 +38,7 @@ KEYS = {name: key for name, key in config.KEYS.items() if name not in ("init_fro
     "table": Key(True, "write a table of the runs that are done"),
     "out_dir": Key("results/STUDY", "folder of the runs' folders; figure and table lie beside it",
                    path=True),
-    "plot": Key(False, "only draw what is done"),
-    "wd": Key(False, "the regularised runs: the study in the file that ends in _wd.py")}
+    "plot": Key(False, "only draw what is done")}
 NOTES = """\
 At the last iteration: scores in percent, mean (lowest to highest) over seeds; a share of seeds with Wilson's
 95% interval; the way from the rule-follower's loss, 0, to the memoriser's, 100. Minutes of all processes that
@@ -107,11 +107,9 @@ def last_iter(run: RunLog | None) -> int:
 
 
 def time_left(runs: list[dict], logs: list[RunLog | None]) -> str:
-    """How long `runs` take still, by what they took so far. An update's time grows as the products with
-    weights and, on a CPU, 3 block_size more per unit of the width for attention, LayerNorm and GELU."""
+    """How long `runs` take still, by what they took so far and the operations of an update."""
     def work(c: dict, iterations: int) -> int:
-        n, windows = c["n_embd"], iterations * c["num_seeds"] * c["batch_size"]
-        return windows * c["block_size"] * c["n_layer"] * n * (n + 3 * c["block_size"])
+        return iterations * step_flops(shape_of(c, 32), c["num_seeds"], c["batch_size"])
 
     minutes = sum(run.columns["elapsed_s"][-1].max() for run in logs if last_iter(run) > 0) / 60
     spent = sum(work(c, max(0, last_iter(run))) for c, run in zip(runs, logs))
@@ -197,15 +195,15 @@ def main(argv: list[str]) -> int:
     on_line, paths = config.parse(argv, keys, __doc__, positional="STUDY")
     if len(paths) != 1:
         raise UserError(f"{len(paths)} studies named; expected one, such as config/sweep_capacity.py")
-    path = paths[0].removesuffix(".py") + "_wd.py" if on_line.get("wd") else paths[0]
-    study, runs = read_study(path, on_line)
+    study, runs = read_study(paths[0], on_line)
     os.environ.pop("TORCHELASTIC_RUN_ID", None)  # under torchrun too each run is an ordinary one
     if not study["plot"] and (code := train(runs)):
         print(f"stopped; go on with:\npython sweep.py {shlex.join(argv)}", file=sys.stderr)
         return code
     logs = [run for c in runs if last_iter(run := read_log(c)) >= c["max_iters"]]
     if study["plot"] and not logs:
-        raise UserError(f"no run in {study['out_dir']} is done; train them first: python sweep.py {path}")
+        raise UserError(f"no run in {study['out_dir']} is done; train them first: python sweep.py "
+                        f"{paths[0]}")
     if len(logs) < len(runs):
         print(f"{len(runs) - len(logs)} of {len(runs)} runs are not done" +
               "; who trains the last of them draws" * (not study["plot"]))

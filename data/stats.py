@@ -25,15 +25,11 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation of two arrays (n,)."""
-    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
-
-
 def digit_order(rows: np.ndarray) -> float:
     """Spearman's rank correlation between |i - j| and the distance of rows i and j of (10, n), i < j."""
     i, j = np.triu_indices(len(rows), 1)
-    return rank_correlation(j - i, np.linalg.norm(rows[i] - rows[j], axis=1))
+    distance = np.linalg.norm(rows[i] - rows[j], axis=1)
+    return float(np.corrcoef(ranks(j - i), ranks(distance))[0, 1])
 
 
 def two_components(rows: np.ndarray) -> tuple[np.ndarray, float]:

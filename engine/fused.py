@@ -1,6 +1,6 @@
 """The engine of a CPU: step.cpp, compiled for one shape of model when a run starts (about 2 s).
 
-What it computes is `update` of pytorch.py and `forward` of model.py, to rounding, for float32 without
+What it computes is `step` of pytorch.py and `forward` of model.py, to rounding, for float32 without
 dropout; the tests hold the two against each other. PyTorch's every operation goes through memory: these
 models are so narrow that a few windows, with all that is computed of them, fit a core's own cache.
 """

@@ -44,7 +44,8 @@ def window_losses(flat: torch.Tensor, window: torch.Tensor, cfg: GPTConfig, dtyp
 
 def adamw(state: dict[str, torch.Tensor], grad: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor,
           c: dict) -> None:
-    """AdamW of every seed, in place, by `grad` (S, P), each clipped by its own norm."""
+    """AdamW of every seed, in place, by `grad` (S, P), each clipped by its own norm; `rate` (3,): learning
+    rate and Adam's two bias corrections, `decay` (P,): the weight decay of each parameter."""
     lr, bias1, bias2 = rate.unbind()
     if c["grad_clip"]:
         norm = grad.square().sum(1, keepdim=True).sqrt()
@@ -52,23 +53,6 @@ def adamw(state: dict[str, torch.Tensor], grad: torch.Tensor, rate: torch.Tensor
     m = state["exp_avg"].lerp_(grad, 1 - c["beta1"])
     v = state["exp_avg_sq"].lerp_(grad.square(), 1 - c["beta2"])
     state["params"].mul_(1 - lr * decay).sub_(lr / bias1 * m / (v.sqrt() / bias2 + 1e-8))
-
-
-def update(state: dict[str, torch.Tensor], window: torch.Tensor, rate: torch.Tensor, decay: torch.Tensor,
-           cfg: GPTConfig, c: dict, dtype: torch.dtype, window_losses=window_losses, adamw=adamw) -> None:
-    """One update of every seed, in place, on the batch `window` (S, B, T + 1).
-
-    `state` is that of `run.fresh`; `rate` (3,): learning rate, Adam's two bias corrections; `decay` (P,):
-    the weight decay of each parameter. The last two: those of this file, or the same compiled.
-    """
-    S, B, length = window.shape
-    slices = -(-S * B * (length - 1) * cfg.n_embd // SLICE) if window.device.type == "cpu" else 1
-    with torch.enable_grad():
-        flat = state["params"].detach().requires_grad_()
-        for windows in window.chunk(slices, dim=1):
-            loss = window_losses(flat, windows, cfg, dtype, cfg.dropout)
-            (loss.sum() / B).backward()  # of the sum over seeds: a seed does not see the other seeds
-    adamw(state, flat.grad, rate, decay, c)
 
 
 def record(step, state: dict[str, torch.Tensor]):
@@ -116,10 +100,16 @@ class PyTorch:
                 for f in (window_losses, adamw))
 
     def step(self) -> None:
-        """One update, on the batch and the rates that lie in their places."""
-        window = take(self.text, self.offsets, self.cfg.block_size)
-        update(self.state, window, self.rate, self.decay, self.cfg, self.c, self.dtype, self.window_losses,
-               self.adamw)
+        """One update of every seed, in place, on the batch and the rates that lie in their places."""
+        window, cfg = take(self.text, self.offsets, self.cfg.block_size), self.cfg
+        size = self.offsets.numel() * cfg.block_size * cfg.n_embd
+        slices = -(-size // SLICE) if self.device.type == "cpu" else 1
+        with torch.enable_grad():
+            flat = self.state["params"].detach().requires_grad_()
+            for windows in window.chunk(slices, dim=1):
+                loss = self.window_losses(flat, windows, cfg, self.dtype, cfg.dropout)
+                (loss.sum() / window.shape[1]).backward()  # of the sum over seeds: none sees the others
+        self.adamw(self.state, flat.grad, self.rate, self.decay, self.c)
 
     @torch.no_grad()
     def update(self, batches: torch.Tensor, rates: torch.Tensor) -> None:

@@ -5,9 +5,9 @@ dict, `info`, says what a run is: it is config.json, and every checkpoint begins
 """
 import os
 import platform
-import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +63,10 @@ def keep_best(best: dict, rows: list[dict], params: torch.Tensor) -> dict:
 def git_commit() -> str | None:
     """The commit of this code's repository, with '-dirty' if its files differ from it; None if it has none,
     also where it lies in a folder of another repository."""
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    if shutil.which("git") is None or git("rev-parse", "--show-toplevel") != ROOT.as_posix():
-        return None
-    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+    command = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}", "describe", "--always", "--dirty",
+               "--abbrev=40", "--exclude=*"]
+    with suppress(FileNotFoundError):  # there is no git
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
 def describe(c: dict, chosen: dict, dataset: data.Dataset, ckpt: dict) -> dict:

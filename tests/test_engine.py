@@ -15,7 +15,7 @@ from config import UserError
 from engine import fused, pytorch
 from engine.run import check_finite, fresh
 from helpers import resume, run_script, same, settings, start, train, weights
-from model import GPTConfig, decayed, forward, init_weights, unflatten
+from model import GPTConfig, forward, init_weights, unflatten
 from reference import flat_of, gpt_of, loss_of
 from train_with_eval import learning_rate, rates
 
@@ -61,11 +61,9 @@ def test_update_equals_pytorch_s_adamw_and_clipping_per_seed(monkeypatch):
     clip = (norms[0] * norms[1]) ** 0.5
     assert norms[0] > 1.3 * clip > 1.3 * 1.3 * norms[1]
     c = settings(warmup_iters=3, lr_decay_iters=7, weight_decay=0.1, grad_clip=clip)
-    state = {name: x.double() if x.is_floating_point() else x for name, x in fresh(cfg, [0, 1]).items()}
-    state["params"] = flat.clone()
-    with torch.no_grad():
-        for window, rate in zip(windows, rates(0, 8, c)):
-            pytorch.update(state, window, rate, decayed(cfg) * c["weight_decay"], cfg, c, torch.float32)
+    state = {name: x.double() for name, x in fresh(cfg, [0, 1]).items()} | {"params": flat}
+    ours = pytorch.PyTorch(c | {"batch_size": 5}, cfg, state, windows.flatten().int())
+    ours.update(torch.arange(80).view(8, 2, 5).int() * (cfg.block_size + 1), rates(0, 8, c))
     for s in (0, 1):
         gpt = gpt_of(flat, s, cfg)
         groups = [{"params": [p for p in gpt.values() if p.dim() == dim], "weight_decay": decay}
@@ -80,9 +78,9 @@ def test_update_equals_pytorch_s_adamw_and_clipping_per_seed(monkeypatch):
             adamw.step()
         for name in ("exp_avg", "exp_avg_sq"):
             expected = flat_of(gpt, cfg, lambda p, name=name, adamw=adamw: adamw.state[p][name])
-            torch.testing.assert_close(state[name][s], expected, rtol=1e-3, atol=1e-7)
-        torch.testing.assert_close(state["params"][s], flat_of(gpt, cfg), rtol=1e-3, atol=2e-5)
-        assert (state["params"][s] - flat[s]).abs().max() > 1e-2, "hardly anything moved: nothing was tested"
+            torch.testing.assert_close(ours.state[name][s], expected, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(ours.state["params"][s], flat_of(gpt, cfg), rtol=1e-3, atol=2e-5)
+        assert (ours.state["params"][s] - flat[s]).abs().max() > 1e-2, "hardly anything moved: nothing was tested"
 
 
 def test_a_batch_in_parts_has_the_same_gradient(monkeypatch):
