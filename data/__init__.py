@@ -211,15 +211,16 @@ def prepare(source: str, argv: list[str]) -> None:
 def load(name: str) -> Dataset:
     """The dataset `name`, as its prepare.py makes it now; files that it lacks are written, if they can be.
 
-    Raises UserError for an unknown dataset, for whatever is wrong with its prepare.py, and for files that are
-    not what that makes, be they damaged or of an older rule.
+    Raises UserError for an unknown dataset, for whatever is wrong with its prepare.py, and for a text there
+    that is not what that makes, be it damaged or of an older rule.
     """
     dataset = make(*origin(name), name)
-    files = dataset.files()
-    wrong = [file for file, content in written(name).items() if content != files[file]]
+    old, new = written(name), dataset.files()
+    wrong = [file for file in ("train.bin", "val.bin") if old.get(file, new[file]) != new[file]]
     if wrong:
-        raise UserError(f"data/{name}/{wrong[0]} is not what its prepare.py makes now; run python -m data "
-                        f"{name} (or, if its text() differs from call to call, seed what is random in it)")
+        raise UserError(f"data/{name}/{wrong[0]} is not what its prepare.py makes now; rm data/{name}/*.bin, "
+                        "and training writes them anew (or, if its text() differs from call to call, seed "
+                        "what is random in it)")
     try:
         write(dataset)
     except UserError as e:

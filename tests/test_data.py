@@ -117,18 +117,23 @@ def test_missing_files_are_written_and_said(bare, datasets, capsys):
 
 
 @pytest.mark.parametrize("name", ["as_math", "mine", "mine_abc", "short"])
-def test_files_of_another_text_are_refused_and_the_command_mends_them(bare, mine, name):
-    """Else the log would speak of held-out equations that stand in the text."""
+def test_files_of_another_text_are_refused_and_the_command_mends_them(bare, mine, name, capsys):
+    """Else the log would speak of held-out equations that stand in the text. What meta.json says of the same
+    text is written anew."""
     mine.write_text("TASKS = ()\ndef text(word='ab'): return word * 2")
     data.prepare("mine", ["--word=xy", "--name=short"])
     data.load(name)
     before = bytes_of(bare / "data" / name)
-    for file in data.FILES[::-1]:
+    for file in data.FILES:
         with open(bare / "data" / name / file, "ab") as f:
             f.write(b" ")
-        refused(name, f"data/{name}/", f"{file} is not what", f"run python -m data {name} (")
-        assert run_script("-m", "data", name, cwd=bare).returncode == 0
-        assert bytes_of(bare / "data" / name) == before and data.load(name)
+        if file != "meta.json":
+            refused(name, f"data/{name}/", f"{file} is not what", f"; rm data/{name}/*.bin, and training")
+            assert run_script("-c", f"rm data/{name}/*.bin", program="sh", cwd=bare).returncode == 0
+        capsys.readouterr()
+        data.load(name)
+        assert capsys.readouterr().out.startswith(f"data/{name}: wrote ")
+        assert bytes_of(bare / "data" / name) == before
 
 
 digit_pairs = st.tuples(st.integers(0, 9), st.integers(0, 9))
@@ -241,7 +246,7 @@ def test_an_own_text_may_have_another_for_validation(mine):
     assert (d.vocab, d.tasks, text_of(d), text_of(d, "val")) == ("abc", (), "abab", "ac")
     assert data.references(d, 1) == {"loss_floor": 0, "rule_loss": None}, "a text without lines has no rule"
     mine.write_text("TASKS = []\ndef text(): return 'abab'\ndef val_text(): return 'ca'")
-    refused("mine", "data/mine/meta.json is not what")
+    refused("mine", "data/mine/val.bin is not what")
 
 
 def test_short_lines_and_a_long_block_have_a_rule(mine):
