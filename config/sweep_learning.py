@@ -22,7 +22,8 @@ def draw_answers(ax, off, op, pairs):
     ax.imshow(kinds, cmap=ListedColormap([color for _, color in OFF.values()]), vmin=0, vmax=4)
     for a, b in {*pairs, *(pair[::-1] for pair in pairs)}:
         ax.add_patch(Rectangle((b - 0.5, a - 0.5), 1, 1, fill=False, linewidth=2))
-    ax.set(xticks=[], yticks=[], title=f"a {op} b")
+    ax.set(xticks=range(len(off)), yticks=range(len(off)), title=f"a {op} b")
+    ax.tick_params(length=0, labelsize=6, pad=1)
 
 
 def draw(fig, logs):
@@ -36,7 +37,7 @@ def draw(fig, logs):
     for name in names:
         fig.clear()
         fig.suptitle(f"iteration {int(name[5:-3]):,}", fontsize=24)
-        grid = fig.add_gridspec(2, 4, height_ratios=[1.5, 1], left=0.02, right=0.98, bottom=0.07, top=0.84)
+        grid = fig.add_gridspec(2, 4, height_ratios=[1.5, 1], left=0.03, right=0.98, bottom=0.1, top=0.85)
         for left, run in zip((0, 2), logs):
             model, last = (open_model(str(run.folder), ckpt).only(-1) for ckpt in (name, names[-1]))
             ax = fig.add_subplot(grid[0, left:left + 2])
