@@ -1,6 +1,6 @@
-"""Does a model that memorised ever find the rule?"""
+"""Does a model that memorised find the rule, if it is trained 13 times as long?"""
 num_seeds = 2
-max_iters = 1_000_000
-eval_interval = 10_000
+max_iters = 400_000
+eval_interval = 4_000
 
-runs = [dict(n_embd=n, weight_decay=decay) for n in (28, 56) for decay in (0.0, 0.1)]
+runs = [dict(n_embd=28, weight_decay=decay) for decay in (0.0, 0.1)]

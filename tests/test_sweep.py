@@ -193,7 +193,7 @@ def test_mistakes_are_one_line(tmp_path, text, args, says):
 def test_the_studies_of_the_repository():
     runs = {name: read_study(f"config/sweep_{name}.py", {})[1]
             for name in ("paper", "paper_wd", "capacity", "pairs", "phase", "long", "digits", "learning")}
-    assert [*map(len, runs.values())] == [12, 12, 14, 45, 25, 4, 8, 2]
+    assert [*map(len, runs.values())] == [12, 12, 14, 45, 25, 2, 8, 2]
     assert runs["digits"][0]["out_dir"] == "results/math_mini_14"
     assert {(one["out_dir"], one["keep_every"], one["num_seeds"]) for one in runs["learning"]} == {
         ("results/learning/n14", 50, 1), ("results/learning/n28", 50, 1)}
