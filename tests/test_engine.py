@@ -271,13 +271,15 @@ def command(path: Path, line: str) -> Path:
     return path
 
 
-def test_a_gpu_that_this_pytorch_cannot_use_is_said(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("visible", ["0", ""])
+def test_a_gpu_that_this_pytorch_cannot_use_is_said(monkeypatch, tmp_path, capsys, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     command(tmp_path / "nvidia-smi", "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert settings(device="auto")["device"] == "cpu"
-    assert "warning: a GPU that this PyTorch cannot use" in capsys.readouterr().out
+    assert ("warning: a GPU that this PyTorch cannot use" in capsys.readouterr().out) == (visible == "0")
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
