@@ -115,8 +115,8 @@ def draw(fig, logs):
     axes = fig.subplot_mosaic("AB;CD;EF", height_ratios=[1.3, 1, 1])
     draw_ladder(axes["A"], models, ["held-out"], "How far answers are off")
     draw_ladder(axes["B"], dict([*models.items()][:4]), ["line", "control"],
-                "Seen ones, a digit as the mean of its neighbours\n"
-                "(line: off by 1 is one of the two), of others (control)")
+                "Seen equations, a digit as its neighbours' mean (line:\n"
+                "off by 1 is one of the two), as two others' (control)")
     for ax, (name, groups) in zip("CD", training.items()):
         draw_uses(axes[ax], groups, f"{name} through training", "iteration")
     draw_uses(axes["E"], sizes, "At the end, over the model's size", "parameters")

@@ -102,7 +102,7 @@ def resolve(c: dict) -> dict:
             device = "cpu"
             print("training on the CPU, within about a minute; --device=cuda chooses the GPU")
         elif (device == "cpu" and torch.version.cuda and shutil.which("nvidia-smi")
-              and os.environ.get("CUDA_VISIBLE_DEVICES") != ""):  # which hides it on purpose
+              and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")):  # which hides it on purpose
             print("warning: a GPU that this PyTorch cannot use (an old driver?): training on the CPU")
     if not have[device]:
         raise UserError(f"--device={device}: there is none here; expected one of "

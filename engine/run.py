@@ -65,7 +65,7 @@ def git_commit() -> str | None:
     also where it lies in a folder of another repository."""
     command = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}", "describe", "--always", "--dirty",
                "--abbrev=40", "--exclude=*"]
-    with suppress(FileNotFoundError):  # there is no git
+    with suppress(OSError):  # there is no git that runs
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 

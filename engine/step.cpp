@@ -1,4 +1,4 @@
-// Training steps on a CPU, the whole of update() in pytorch.py for models without dropout: forward, backward,
+// Training steps on a CPU, the whole of step() in pytorch.py for models without dropout: forward, backward,
 // clipping and AdamW of every seed, in float32.
 //
 // A tile is a few windows, one in each lane of a vector; all that happens to it stays in the core's own cache.

@@ -271,7 +271,7 @@ def command(path: Path, line: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("visible", ["0", ""])
+@pytest.mark.parametrize("visible", ["0", "", "-1"])
 def test_a_gpu_that_this_pytorch_cannot_use_is_said(monkeypatch, tmp_path, capsys, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     command(tmp_path / "nvidia-smi", "exit 0")
