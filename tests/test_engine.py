@@ -163,8 +163,9 @@ def test_neither_other_seeds_nor_the_number_of_threads_change_a_bit():
 def test_a_run_under_torch_compile_is_of_its_own_config_whatever_ran_before_it(monkeypatch):
     """In one process, as bench.py has it, any number of them: an earlier run's constants must not live on.
 
-    PyTorch gives up after some; here after one. Graphs of forward and backward are made, as on a GPU, but
-    run by PyTorch itself: to compile them in C++ as well, which no run does, takes a minute.
+    PyTorch gives up after some; here after one. Graphs of forward and backward are made, as on a GPU, with
+    attention's products as sums, but run by PyTorch itself: to compile them in C++ as well, which no run
+    does, takes a minute.
     """
     compiler = torch.compile
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)

@@ -105,6 +105,9 @@ def test_numbers_draws_the_plane_its_line_and_one_width(tmp_path, monkeypatch):
     np.testing.assert_allclose(drawn[4][1], [shares[0], shares[4]])
     assert {*drawn[0][1], *drawn[3][1]} == {80} and {*drawn[2][1], *drawn[5][1]} == {75}
     assert "cells are too few" in sweep_numbers.draw(Figure(), logs[:1])  # an unfinished plane is drawn
+    for i, run in enumerate(logs):  # a plane that no line explains has none
+        run.columns["heldout_correct"] = np.full((1, 2), 400.0 * (i % 2))
+    assert "R^2 = 0" in sweep_numbers.draw(fig := Figure(), logs) and not fig.axes[0].lines
 
 
 def test_held_out_answers_within_1(monkeypatch):
